@@ -1,0 +1,1 @@
+"""Error codes, exceptions and the error list: what every other room speaks."""

@@ -1,0 +1,145 @@
+"""A job: what the server asked for, and what became of it.
+
+One object, one owner at a time: the component that holds the job may write to it. Other threads get ``JobSnapshot``s.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Mapping, Optional
+
+from pilot.common.errors import ErrorList
+from pilot.info.filespec import FileSpec
+from pilot.util.cancel import CancelToken
+
+
+@dataclass
+class JobTiming:
+    """When things happened, twice: wall clock for people and the server, monotonic for durations (clocks jump).
+
+    ``mark("stagein")`` starts a span, ``stop("stagein")`` ends it; names: getjob, setup, stagein, payload, stageout,
+    log, final.
+    """
+
+    started: dict[str, float] = field(default_factory=dict)
+    spans: dict[str, float] = field(default_factory=dict)
+    wall: dict[str, float] = field(default_factory=dict)
+
+    def mark(self, name: str) -> None:
+        """Start the span ``name`` now."""
+        self.started[name] = time.monotonic()
+        self.wall[name] = time.time()
+
+    def stop(self, name: str) -> None:
+        """End the span ``name``; a span that was opened again adds up."""
+        begin = self.started.pop(name, None)
+        if begin is not None:
+            self.spans[name] = self.spans.get(name, 0.0) + time.monotonic() - begin
+
+    def seconds(self, name: str) -> int:
+        """Length of a span in whole seconds, 0 when unknown; a span still open counts up to now."""
+        total = self.spans.get(name, 0.0)
+        begin = self.started.get(name)
+        return int(total + (time.monotonic() - begin if begin is not None else 0.0))
+
+
+@dataclass
+class Job:
+    """One job. Names follow the field's (see the job definition document); server units: MB, s, bytes."""
+
+    jobid: str
+    attemptnr: int = 0
+    taskid: str = ""
+    jobsetid: str = ""
+    jobdefinitionid: str = ""
+    jobname: str = ""
+    prodsourcelabel: str = ""
+    processingtype: str = ""
+    produserid: str = ""
+    requestid: str = ""
+    resourcetype: str = ""
+    nucleus: str = ""
+    transfertype: str = ""
+    # payload
+    transformation: str = ""
+    jobparams: str = ""
+    homepackage: str = ""
+    swrelease: str = ""
+    platform: str = ""
+    alrbuserplatform: str = ""
+    imagename: str = ""
+    containeroptions: dict[str, object] = field(default_factory=dict)
+    preprocess: dict[str, str] = field(default_factory=dict)
+    postprocess: dict[str, str] = field(default_factory=dict)
+    coprocess: dict[str, str] = field(default_factory=dict)
+    noexecstrcnv: bool = False
+    is_hpo: bool = False
+    is_eventservice: bool = False
+    is_eventservicemerge: bool = False
+    debug: bool = False
+    looping_check: bool = True
+    secrets: str = field(default="", repr=False)
+    pilotsecrets: str = field(default="", repr=False)
+    zipmap: str = ""
+    writetofile: str = ""
+    use_vp: bool = False
+    altstageout: Optional[bool] = None
+    # resources
+    corecount: int = 1
+    maxcpucount: int = 0
+    maxwalltime: int = 0
+    minramcount: int = 0
+    maxdiskcount: int = 0
+    # files
+    indata: list[FileSpec] = field(default_factory=list)
+    outdata: list[FileSpec] = field(default_factory=list)
+    logdata: list[FileSpec] = field(default_factory=list)
+    allownooutput: frozenset[str] = frozenset()
+    # overrides that the job parameters carry
+    overwrite_queuedata: dict[str, object] = field(default_factory=dict)
+    overwrite_storagedata: dict[str, object] = field(default_factory=dict)
+    # whatever else the server sent, cleaned (lower layers may look things up that have no field of their own)
+    definition: Mapping[str, object] = field(default_factory=dict, repr=False)
+    defects: list[tuple[int, str]] = field(default_factory=list)
+    """(pilot code, text) of each contradiction found while parsing; not empty = the job fails in validation."""
+
+    # --- what became of it -------------------------------------------------------------------------------------------
+    workdir: Path = Path()
+    errors: ErrorList = field(default_factory=ErrorList)
+    timing: JobTiming = field(default_factory=JobTiming)
+    cancel: CancelToken = field(default_factory=CancelToken, repr=False)
+    exit_code: Optional[int] = None
+    """Exit code of the payload as reported (128+n for signal n); None while it has not ended."""
+    exe_error_code: int = 0
+    exe_error_diag: str = ""
+    cpu_seconds: float = 0.0
+    """CPU time (user + system) of the payload's whole tree."""
+    core_counts: list[float] = field(default_factory=list)
+    """Measured core counts, one per sample."""
+    nevents: int = 0
+    metadata: str = ""
+    """Text of jobReport.json (or what the experiment makes of it) for the final report."""
+    pilot_log_extract: str = ""
+    debug_command: str = ""
+    batch_id: str = ""
+    batch_type: str = ""
+    start_time: float = 0.0
+    """Wall clock (epoch s) when the job was granted."""
+    end_time: float = 0.0
+
+    @property
+    def is_analysis(self) -> bool:
+        """True for user analysis: the transformation is a URL (nothing else counts)."""
+        return self.transformation.startswith(("http://", "https://"))
+
+    @property
+    def is_build(self) -> bool:
+        """True for build jobs: an output has ``.lib.`` and not ``.log.`` in its name."""
+        return any(".lib." in spec.lfn and ".log." not in spec.lfn for spec in self.outdata)
+
+    @property
+    def payload_succeeded(self) -> bool:
+        """True when the payload ended with exit code 0."""
+        return self.exit_code == 0

@@ -1,0 +1,423 @@
+"""The PilotDB: one SQLite file in the main work directory; every write is committed when the call returns.
+
+::
+
+    PilotDB ──► disk (WAL; on network file systems a rollback journal with exclusive locking)
+       │ a write fails (disk full, read-only, quota)
+       └──► memory: said once, the pilot goes on; at the end the file is written again if it can be
+
+The lock file beside the database tells whether the owner is alive: the living pilot holds a ``flock`` on it, which the
+kernel drops with the process, however it dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import RLock
+from typing import Any, Optional
+
+logger = logging.getLogger(__name__)
+
+DATABASE_NAME = "pilot.db"
+LOCK_NAME = "pilot.db.lock"
+
+# File systems on which WAL's shared memory does not work (or flushes are unreliable).
+_NETWORK_FILE_SYSTEMS = ("nfs", "lustre", "gpfs", "ceph", "beegfs", "panfs", "afs", "cifs", "smb", "fuse", "9p", "orangefs")
+
+
+@dataclass(frozen=True)
+class OutboxEntry:
+    """One stored message for the server."""
+
+    id: int
+    job_id: str
+    final: bool
+    state: str
+    message: Mapping[str, object]
+    created: float
+    attempts: int
+    last_error: str
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """What the database knows of a job."""
+
+    job_id: str
+    attempt: int
+    token: str
+    granted: float
+    state: str
+    workdir: str
+    definition: str
+    skeleton: str
+    transformation: str
+    exit_code: Optional[int]
+    timing: str
+    ended: Optional[float]
+
+
+def file_system_type(path: Path) -> str:
+    """Return the type of the file system that holds ``path`` (``ext4``, ``nfs4``, ...), '' when unknown."""
+    best, kind = "", ""
+    target = os.path.realpath(path)
+    try:
+        with open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
+            for line in mounts:
+                fields = line.split(" ")
+                mount = fields[1].replace("\\040", " ")
+                inside = target == mount or target.startswith(mount.rstrip("/") + "/")
+                if inside and len(mount) >= len(best):
+                    best, kind = mount, fields[2]
+    except (OSError, IndexError):
+        return ""
+    return kind
+
+
+def boot_id() -> str:
+    """Return the kernel's random id of this boot ('' where there is none): process ids mean nothing after a reboot."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+class OwnerLock:
+    """``flock`` on the lock file beside a database; held by the living owner."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / LOCK_NAME
+        self._descriptor: Optional[int] = None
+
+    def acquire(self) -> bool:
+        """Take the lock; False when another living process has it. A directory that cannot be written counts as ours."""
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            logger.warning("no lock file %s (%s): another pilot in this directory would not be noticed", self.path, exc)
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        except OSError as exc:
+            logger.warning("no locks on the file system of %s (%s)", self.path, exc)
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        """Give the lock back; the file stays."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class PilotDB:
+    """The database of one main work directory. All methods are safe to call from any thread and never raise sqlite errors.
+
+    Args:
+        directory: main work directory (PILOT_HOME); None keeps everything in memory.
+        clock: wall clock, epoch seconds.
+    """
+
+    def __init__(self, directory: Optional[Path], clock: Any = time.time) -> None:
+        self.directory = directory
+        self.degraded = directory is None
+        self._clock = clock
+        self._lock = RLock()
+        self._statuses: dict[str, str] = {}
+        self._db = self._open_disk() if directory is not None else None
+        if self._db is None:
+            self._db = self._open_memory()
+
+    # --- opening, falling back, closing ------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Optional[Path]:
+        """Path of the file, None in memory."""
+        return None if self.directory is None else self.directory / DATABASE_NAME
+
+    def _open_disk(self) -> Optional[sqlite3.Connection]:
+        path = self.path
+        assert path is not None
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.close(descriptor)
+            return self._prepare(path)
+        except (sqlite3.Error, OSError) as exc:
+            if "malformed" in str(exc) or "not a database" in str(exc):
+                return self._replace_damaged(path, exc)
+            self._say_degraded(exc)
+            return None
+
+    def _prepare(self, path: Path) -> sqlite3.Connection:
+        connection = sqlite3.connect(str(path), timeout=5, isolation_level=None, check_same_thread=False)
+        kind = file_system_type(path)
+        if any(name in kind for name in _NETWORK_FILE_SYSTEMS):
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode=DELETE")
+            logger.info("the PilotDB lies on %s: rollback journal with exclusive locking", kind)
+        else:
+            connection.execute("PRAGMA journal_mode=WAL")
+        # A crash of the node may cost the last transactions, a crash of the pilot none: the page cache survives it.
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.executescript(Path(__file__).with_name("schema.sql").read_text(encoding="utf-8"))
+        return connection
+
+    def _replace_damaged(self, path: Path, exc: Exception) -> Optional[sqlite3.Connection]:
+        aside = path.with_name(f"{path.name}.damaged-{int(self._clock())}")
+        try:
+            path.rename(aside)
+            for suffix in ("-wal", "-shm"):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+            logger.error("the PilotDB %s is damaged (%s); put aside as %s, a new one is begun", path, exc, aside.name)
+            return self._prepare(path)
+        except (sqlite3.Error, OSError) as second:
+            self._say_degraded(second)
+            return None
+
+    def _open_memory(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        connection.executescript(Path(__file__).with_name("schema.sql").read_text(encoding="utf-8"))
+        return connection
+
+    def _say_degraded(self, exc: BaseException) -> None:
+        self.degraded = True
+        logger.error(
+            "the PilotDB %s cannot be written (%s): reports are kept in memory from here on, and are lost if this "
+            "process is killed; free space or make the directory writable", self.path, exc)
+
+    def _fall_back(self, exc: sqlite3.Error) -> None:
+        """Go on in memory with everything that can still be read."""
+        self._say_degraded(exc)
+        memory = self._open_memory()
+        disk, self._db = self._db, memory
+        assert disk is not None
+        try:
+            disk.rollback()
+            for table in ("pilot", "jobs", "errors", "transitions", "outbox"):
+                rows = disk.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - fixed names
+                if rows:
+                    marks = ",".join("?" * len(rows[0]))
+                    memory.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)  # noqa: S608
+            disk.close()
+        except sqlite3.Error as second:
+            logger.warning("older entries of the PilotDB could not be read: %s", second)
+
+    def _execute(self, statement: str, values: Iterable[object] = ()) -> sqlite3.Cursor:
+        values = tuple(values)
+        with self._lock:
+            assert self._db is not None
+            try:
+                return self._db.execute(statement, values)  # type: ignore[arg-type]
+            except sqlite3.Error as exc:
+                if self.degraded:
+                    raise
+                self._fall_back(exc)
+                return self._db.execute(statement, values)  # type: ignore[arg-type]
+
+    def _query(self, statement: str, values: Iterable[object] = ()) -> list[Any]:
+        with self._lock:
+            return self._execute(statement, values).fetchall()
+
+    def close(self) -> None:
+        """Close the file. In memory with undelivered reports: write the file again, if the disk permits by now."""
+        with self._lock:
+            if self._db is None:
+                return
+            if self.degraded and self.path is not None and self.undelivered():
+                self._write_back()
+            try:
+                self._db.close()
+            except sqlite3.Error as exc:
+                logger.debug("closing the PilotDB: %s", exc)
+            self._db = None
+
+    def _write_back(self) -> None:
+        assert self._db is not None and self.path is not None
+        try:
+            with sqlite3.connect(str(self.path), timeout=2) as disk:
+                self._db.backup(disk)
+            logger.info("the undelivered reports could be written to %s after all", self.path)
+        except sqlite3.Error as exc:
+            logger.error("undelivered reports could not be written to %s: %s", self.path, exc)
+
+    # --- pilot and status ---------------------------------------------------------------------------------------------
+
+    def begin(self, token: str, version: str, host: str) -> None:
+        """Note this pilot process."""
+        self._execute("INSERT OR REPLACE INTO pilot (token, pid, host, boot_id, version, started) VALUES (?,?,?,?,?,?)",
+                      (token, os.getpid(), host, boot_id(), version, self._clock()))
+
+    def set_server(self, token: str, queue: str, base_url: str) -> None:
+        """Note where the reports of this pilot go."""
+        self._execute("UPDATE pilot SET queue=?, base_url=? WHERE token=?", (queue, base_url, token))
+
+    def end(self, token: str, exit_code: int) -> None:
+        """Note the orderly end of this pilot process."""
+        self._execute("UPDATE pilot SET ended=?, exit_code=? WHERE token=?", (self._clock(), exit_code, token))
+
+    def pilots(self) -> list[dict[str, object]]:
+        """All pilots that have used this directory, oldest first."""
+        names = ("token", "pid", "host", "boot_id", "version", "queue", "base_url", "started", "ended", "exit_code")
+        rows = self._query(f"SELECT {','.join(names)} FROM pilot ORDER BY started")  # noqa: S608 - fixed names
+        return [dict(zip(names, row)) for row in rows]
+
+    def set_status(self, component: str, line: str) -> None:
+        """Publish one line: what ``component`` is doing now. Repeated lines cost nothing."""
+        if self._statuses.get(component) == line:
+            return
+        self._statuses[component] = line
+        self._execute("INSERT OR REPLACE INTO status VALUES (?,?,?)", (component, self._clock(), line))
+
+    def statuses(self) -> list[tuple[str, float, str]]:
+        """(component, since, line) of each component."""
+        return [tuple(row) for row in self._query("SELECT component, at, line FROM status ORDER BY component")]
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def add_job(self, job_id: str, attempt: int, token: str, granted: float, definition: str, transformation: str) -> None:
+        """Store a job in the moment it was granted (from here on a killed pilot cannot lose it)."""
+        self._execute(
+            "INSERT OR REPLACE INTO jobs (job_id, attempt, token, granted, state, definition, transformation) "
+            "VALUES (?,?,?,?,'received',?,?)", (job_id, attempt, token, granted, definition, transformation))
+
+    def set_job(self, job_id: str, **columns: object) -> None:
+        """Update columns of a job: workdir, skeleton, exit_code, timing, ended."""
+        names = ", ".join(f"{name}=?" for name in columns)
+        self._execute(f"UPDATE jobs SET {names} WHERE job_id=?", (*columns.values(), job_id))  # noqa: S608
+
+    def add_transition(self, job_id: str, event: str, state: str, detail: str = "") -> None:
+        """Store a step of the job's story and its new state."""
+        with self._lock:
+            self._execute("INSERT INTO transitions VALUES (?,?,?,?,?)", (job_id, self._clock(), event, state, detail))
+            self._execute("UPDATE jobs SET state=? WHERE job_id=?", (state, job_id))
+
+    def add_error(self, job_id: str, code: int, diagnosis: str) -> None:
+        """Store an error of a job."""
+        self._execute("INSERT INTO errors VALUES (?,?,?,?)", (job_id, self._clock(), code, diagnosis))
+
+    def add_transfer(self, job_id: str, lfn: str, direction: str, *, tool: str = "", seconds: float = 0.0,
+                     size: int = 0, status: str = "", code: int = 0, detail: str = "", checksum: str = "") -> None:
+        """Store one attempt to move a file."""
+        self._execute("INSERT INTO transfers VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                      (job_id, lfn, direction, tool, self._clock(), seconds, size, status, code, detail, checksum))
+
+    def add_sample(self, job_id: str, cpu: float, cores: float, rss: int, processes: int) -> None:
+        """Store one resource sample: CPU seconds so far, cores in use, RSS in bytes, number of processes."""
+        self._execute("INSERT INTO samples VALUES (?,?,?,?,?,?)", (job_id, self._clock(), cpu, cores, rss, processes))
+
+    def jobs(self) -> list[JobRow]:
+        """All jobs, oldest first."""
+        columns = ",".join(JobRow.__dataclass_fields__)
+        return [JobRow(*row) for row in self._query(f"SELECT {columns} FROM jobs ORDER BY granted")]  # noqa: S608
+
+    def story(self, job_id: str) -> list[tuple[float, str, str, str]]:
+        """(time, event, state, detail) of each step of a job."""
+        return [tuple(row) for row in
+                self._query("SELECT at, event, state, detail FROM transitions WHERE job_id=? ORDER BY rowid", (job_id,))]
+
+    def errors(self, job_id: str) -> list[tuple[float, int, str]]:
+        """(time, code, diagnosis) of each error of a job."""
+        return [tuple(row) for row in
+                self._query("SELECT at, code, diagnosis FROM errors WHERE job_id=? ORDER BY rowid", (job_id,))]
+
+    def transfers(self, job_id: str) -> list[dict[str, object]]:
+        """All transfer attempts of a job."""
+        names = ("lfn", "direction", "tool", "at", "seconds", "bytes", "status", "code", "detail", "checksum")
+        rows = self._query(f"SELECT {','.join(names)} FROM transfers WHERE job_id=? ORDER BY rowid", (job_id,))  # noqa: S608
+        return [dict(zip(names, row)) for row in rows]
+
+    def samples(self, job_id: str) -> list[tuple[float, float, float, int, int]]:
+        """(time, cpu s, cores, rss bytes, processes) of each sample of a job."""
+        return [tuple(row) for row in self._query(
+            "SELECT at, cpu, cores, rss, processes FROM samples WHERE job_id=? ORDER BY rowid", (job_id,))]
+
+    def unreported_jobs(self, exclude_token: str = "") -> list[JobRow]:
+        """Jobs that were granted and have no final report in the outbox, taken by another pilot than ``exclude_token``."""
+        columns = ",".join(f"j.{name}" for name in JobRow.__dataclass_fields__)
+        rows = self._query(
+            f"SELECT {columns} FROM jobs j WHERE j.token<>? AND NOT EXISTS "  # noqa: S608 - fixed names
+            "(SELECT 1 FROM outbox o WHERE o.job_id=j.job_id AND o.final=1 AND o.created>=j.granted) ORDER BY j.granted",
+            (exclude_token,))
+        return [JobRow(*row) for row in rows]
+
+    # --- outbox -------------------------------------------------------------------------------------------------------
+
+    def put_message(self, job_id: str, message: Mapping[str, object], *, final: bool, state: str) -> int:
+        """Store a message for the server and return its number.
+
+        Older undelivered heartbeats of the job are superseded. A second final report of the same job is refused: the
+        first one stays (the server takes only the first anyway).
+        """
+        text = json.dumps(dict(message))
+        with self._lock:
+            if final:
+                # INTEGER keys grow for ever, so 'newer than the grant' tells this attempt's report from an older one's
+                known = self._query("SELECT o.id FROM outbox o JOIN jobs j ON j.job_id=o.job_id WHERE o.job_id=? AND "
+                                    "o.final=1 AND o.created>=j.granted", (job_id,))
+                if known:
+                    return int(known[0][0])
+            try:
+                self._execute("BEGIN IMMEDIATE")
+                self._execute("DELETE FROM outbox WHERE job_id=? AND final=0 AND delivered IS NULL", (job_id,))
+                cursor = self._execute("INSERT INTO outbox (job_id, final, state, message, created) VALUES (?,?,?,?,?)",
+                                       (job_id, int(final), state, text, self._clock()))
+                row = int(cursor.lastrowid or 0)
+                self._execute("UPDATE jobs SET skeleton=? WHERE job_id=?", (text, job_id))
+            finally:
+                assert self._db is not None
+                if self._db.in_transaction:
+                    self._commit()
+            return row
+
+    def _commit(self) -> None:
+        """Commit; when the disk refuses, redo the open rows in memory."""
+        assert self._db is not None
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.Error as exc:
+            rows = self._db.execute("SELECT * FROM outbox WHERE delivered IS NULL").fetchall()
+            if self.degraded:
+                raise
+            self._fall_back(exc)
+            self._db.executemany("INSERT OR REPLACE INTO outbox VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
+
+    def undelivered(self, *, finals_only: bool = False) -> list[OutboxEntry]:
+        """Messages that wait for delivery, final reports first, then by age."""
+        extra = " AND final=1" if finals_only else ""
+        rows = self._query(
+            "SELECT id, job_id, final, state, message, created, attempts, last_error FROM outbox "
+            f"WHERE delivered IS NULL AND refused=0{extra} ORDER BY final DESC, id")
+        return [OutboxEntry(row[0], row[1], bool(row[2]), row[3], json.loads(row[4]), *row[5:]) for row in rows]
+
+    def mark_delivered(self, entry_id: int) -> None:
+        """The server has acknowledged the message."""
+        self._execute("UPDATE outbox SET delivered=? WHERE id=?", (self._clock(), entry_id))
+
+    def mark_attempt(self, entry_id: int, error: str) -> None:
+        """A delivery failed; it will be tried again."""
+        self._execute("UPDATE outbox SET attempts=attempts+1, last_error=? WHERE id=?", (error[:500], entry_id))
+
+    def mark_refused(self, entry_id: int, error: str) -> None:
+        """The server called the message invalid: keep it for people, do not repeat it."""
+        self._execute("UPDATE outbox SET refused=1, attempts=attempts+1, last_error=? WHERE id=?", (error[:500], entry_id))
+
+    def drop_heartbeats(self, job_id: str) -> None:
+        """Forget undelivered heartbeats of a job."""
+        self._execute("DELETE FROM outbox WHERE job_id=? AND final=0 AND delivered IS NULL", (job_id,))
+
+    def final_report(self, job_id: str) -> Optional[tuple[Mapping[str, object], Optional[float], str]]:
+        """(message, time of delivery or None, last error) of a job's newest final report; None when there is none."""
+        rows = self._query("SELECT message, delivered, last_error FROM outbox WHERE job_id=? AND final=1 "
+                           "ORDER BY id DESC LIMIT 1", (job_id,))
+        return (json.loads(rows[0][0]), rows[0][1], rows[0][2]) if rows else None

@@ -1,0 +1,58 @@
+-- The PilotDB. Times are epoch seconds (UTC); JSON columns hold text. Secrets are never stored.
+CREATE TABLE IF NOT EXISTS pilot (
+    token     TEXT PRIMARY KEY,          -- random name of this pilot process; also marks its payloads' environment
+    pid       INTEGER NOT NULL,
+    host      TEXT NOT NULL,
+    boot_id   TEXT NOT NULL,
+    version   TEXT NOT NULL,
+    queue     TEXT NOT NULL DEFAULT '',
+    base_url  TEXT NOT NULL DEFAULT '',  -- PanDA server
+    started   REAL NOT NULL,
+    ended     REAL,
+    exit_code INTEGER
+);
+CREATE TABLE IF NOT EXISTS jobs (
+    job_id    TEXT PRIMARY KEY,
+    attempt   INTEGER NOT NULL DEFAULT 0,
+    token     TEXT NOT NULL,             -- the pilot that took it
+    granted   REAL NOT NULL,
+    state     TEXT NOT NULL,             -- stage of the life cycle
+    workdir   TEXT NOT NULL DEFAULT '',
+    definition TEXT NOT NULL DEFAULT '', -- as dispatched, without secrets
+    skeleton  TEXT NOT NULL DEFAULT '',  -- latest update message: what a report made by a later process starts from
+    transformation TEXT NOT NULL DEFAULT '',
+    exit_code INTEGER,
+    timing    TEXT NOT NULL DEFAULT '',
+    ended     REAL
+);
+CREATE TABLE IF NOT EXISTS transitions (
+    job_id TEXT NOT NULL, at REAL NOT NULL, event TEXT NOT NULL, state TEXT NOT NULL, detail TEXT NOT NULL DEFAULT ''
+);
+CREATE TABLE IF NOT EXISTS errors (
+    job_id TEXT NOT NULL, at REAL NOT NULL, code INTEGER NOT NULL, diagnosis TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS transfers (
+    job_id TEXT NOT NULL, lfn TEXT NOT NULL, direction TEXT NOT NULL, tool TEXT NOT NULL DEFAULT '',
+    at REAL NOT NULL, seconds REAL NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
+    status TEXT NOT NULL, code INTEGER NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT '', checksum TEXT NOT NULL DEFAULT ''
+);
+CREATE TABLE IF NOT EXISTS samples (
+    job_id TEXT NOT NULL, at REAL NOT NULL, cpu REAL NOT NULL, cores REAL NOT NULL, rss INTEGER NOT NULL,
+    processes INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS outbox (
+    id        INTEGER PRIMARY KEY AUTOINCREMENT,
+    job_id    TEXT NOT NULL,
+    final     INTEGER NOT NULL,          -- 1: a final report, never superseded
+    state     TEXT NOT NULL,             -- server state in the message
+    message   TEXT NOT NULL,             -- JSON, field names of the legacy dialect
+    created   REAL NOT NULL,
+    attempts  INTEGER NOT NULL DEFAULT 0,
+    last_error TEXT NOT NULL DEFAULT '',
+    delivered REAL,
+    refused   INTEGER NOT NULL DEFAULT 0 -- 1: the server called it invalid; kept, not repeated
+);
+CREATE INDEX IF NOT EXISTS outbox_open ON outbox (delivered, refused, job_id);
+CREATE TABLE IF NOT EXISTS status (
+    component TEXT PRIMARY KEY, at REAL NOT NULL, line TEXT NOT NULL
+);
