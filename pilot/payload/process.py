@@ -1,0 +1,415 @@
+"""Starts processes and knows of every descendant of theirs until the last one has ended.
+
+::
+
+    pilot (child subreaper) ─┬─ bash (Child, leader of its own session) ── python ── ...
+                             ├─ a daemon that bash's grandchild left behind: an orphan, handed to us by the kernel
+                             └─ curl (another Child)
+
+The kernel gives the pilot every descendant whose parent has ended (PR_SET_CHILD_SUBREAPER), so the whole tree can be seen,
+its CPU time counted, and killed, without looking for processes by user name or by 'parent is 1', which on shared nodes
+hits strangers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+from typing import Optional
+
+from pilot.payload.killer import KillReport, end_processes
+from pilot.util import procfs
+from pilot.util.procfs import ProcInfo, ProcTable
+
+logger = logging.getLogger(__name__)
+
+MARKER = "PANDA_PILOT_PAYLOAD"
+"""Environment variable that marks the processes of one Child; its value is random."""
+
+_PR_SET_CHILD_SUBREAPER = 36
+_REMEMBERED = 64
+"""Ended children that are kept to name the owner of a late orphan."""
+
+
+@dataclass(frozen=True)
+class ExitStatus:
+    """How a process ended.
+
+    ``code`` is 0..255 or 128 + n for signal n (``signal`` is n then, else 0); ``user`` and ``system`` are CPU seconds of
+    the process and of the descendants waited for. ``max_rss_kb`` (kB) is the largest of them, and at least the pilot's
+    own size (the kernel counts the moment between fork and exec).
+    """
+
+    code: int
+    signal: int
+    user: float
+    system: float
+    max_rss_kb: int
+
+    @classmethod
+    def from_wait(cls, status: int, usage: object) -> ExitStatus:
+        """Build from the results of ``os.wait4``."""
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        code = 128 + number if number else os.WEXITSTATUS(status)
+        user, system, rss = (getattr(usage, name) for name in ("ru_utime", "ru_stime", "ru_maxrss"))
+        return cls(code, number, float(user), float(system), int(rss))
+
+
+class Child:
+    """A process that the pilot has started, and all that descends from it. Made by ``Supervisor.spawn``; thread-safe."""
+
+    def __init__(self, supervisor: Supervisor, pid: int, start_ticks: int, marker: str) -> None:
+        self._supervisor = supervisor
+        self.pid = pid
+        self.start_ticks = start_ticks
+        self.session = pid
+        self.marker = marker
+        self.status: Optional[ExitStatus] = None
+        self.started = time.monotonic()
+        self.orphan_seconds = 0.0
+        """CPU seconds of orphaned descendants that have ended."""
+        self.seen: frozenset[tuple[int, int]] = frozenset()
+        """Identities of the descendants at the last look."""
+        self.sessions = frozenset((pid,))
+        """Sessions that they had then: a daemon makes its own."""
+        self._ended = threading.Event()
+        self._callbacks: list[Callable[[Child], None]] = []
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Child(pid={self.pid}, status={self.status})"
+
+    @property
+    def running(self) -> bool:
+        """True while the process itself (not its descendants) has not ended."""
+        return not self._ended.is_set()
+
+    def wait(self, timeout: float | None = None) -> ExitStatus | None:
+        """Block until the process has ended or ``timeout`` seconds have passed; None when it still runs."""
+        self._ended.wait(timeout)
+        return self.status
+
+    def on_exit(self, callback: Callable[[Child], None]) -> None:
+        """Call ``callback(child)`` once when the process has ended, in the reaper's thread: it must not block.
+
+        When it has ended already the call comes at once, in the caller's thread.
+        """
+        with self._lock:
+            if self.running:
+                self._callbacks.append(callback)
+                return
+        callback(self)
+
+    def finish(self, status: ExitStatus) -> None:
+        """Take the status from the reaper, wake the waiters, run the callbacks."""
+        with self._lock:
+            self.status = status
+            self._ended.set()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            try:
+                callback(self)
+            except Exception:
+                # The reaper serves every process of the pilot: a faulty callback must not end it.
+                logger.exception("callback for the end of process %d failed", self.pid)
+
+    def descendants(self, table: ProcTable | None = None) -> list[ProcInfo]:
+        """Return the living processes of the tree, the process itself first, daemons that were handed to us included."""
+        return [info for info in self._supervisor.members(self, table or procfs.scan()) if info.alive]
+
+    def kill_tree(self, grace: float = 10.0, deadline: float | None = None) -> KillReport:
+        """End the whole tree: TERM, ``grace`` seconds, KILL until nothing is left; returns when it is gone.
+
+        Args:
+            grace: seconds from TERM to KILL, 0 for KILL at once.
+            deadline: latest end in monotonic seconds.
+        """
+        report = end_processes(self.descendants, grace, deadline)
+        self._supervisor.settle(self)
+        if report.seen:
+            logger.info(
+                "ended the process tree of %d: %d processes, %d needed SIGKILL, %d are left",
+                self.pid, report.seen, report.killed, report.left,
+            )
+        return report
+
+    def signal(self, number: int) -> bool:
+        """Send a signal to the process itself; False when it has ended."""
+        return self._supervisor.send_signal(self, number)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU seconds (user + system) of everything of the tree that has ended and was collected, orphans included.
+
+        While the process runs this holds only orphans; what runs now is in /proc (``pilot.monitoring.cpu``).
+        """
+        own = self.status.user + self.status.system if self.status is not None else 0.0
+        return own + self.orphan_seconds
+
+
+class Supervisor:
+    """The one owner of child processes; one per pilot process. Thread-safe.
+
+    A single thread collects every ended child, so nobody else in the pilot may call ``os.wait*`` or ``Popen.wait`` for a
+    process of a foreign session. Processes that share the pilot's session are left to whoever started them.
+    """
+
+    def __init__(self) -> None:
+        self.subreaper = False
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._running: dict[int, Child] = {}
+        self._ended: deque[Child] = deque(maxlen=_REMEMBERED)
+        self._thread: Optional[threading.Thread] = None
+        self._closed = False
+        self._session = os.getsid(0)
+        self._shared = False
+        """True when processes that the pilot has not started may be its children: as process 1, or when it was exec'ed by
+        a shell that had children. Then an orphan must prove that it is ours."""
+        self._id = secrets.token_hex(8)
+        self._count = 0
+
+    def start(self) -> None:
+        """Become subreaper and start the reaper's thread; a second call does nothing."""
+        with self._lock:
+            if self._thread is not None:
+                return
+            self._shared = os.getpid() == 1 or _has_children()
+            self.subreaper = _become_subreaper()
+            self._thread = threading.Thread(target=self._reap, name="reaper", daemon=True)
+            self._thread.start()
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        stdout: int | None = None,
+        stderr: int | None = None,
+        stdin: int | None = DEVNULL,
+    ) -> Child:
+        """Start a process in a session of its own and return at once.
+
+        Args:
+            argv: program and arguments; no shell is involved.
+            cwd: its working directory.
+            env: its complete environment; the marker variable is added.
+            stdout, stderr: file descriptors, ``subprocess.DEVNULL`` or ``subprocess.STDOUT``; None inherits the pilot's.
+            stdin: file descriptor or DEVNULL.
+
+        Raises:
+            OSError: the program or the directory does not exist or may not be used, or no process can be made.
+        """
+        self.start()
+        with self._lock:
+            self._count += 1
+            marker = f"{self._id}.{self._count}"
+            process = Popen(
+                list(argv), cwd=cwd, env={**env, MARKER: marker}, stdin=stdin, stdout=stdout, stderr=stderr,
+                close_fds=True, start_new_session=True,
+            )
+            # The reaper owns the status; without this Popen would try to collect it when it is garbage.
+            process.returncode = 0
+            info = procfs.read_process(process.pid)
+            child = Child(self, process.pid, info.start if info else 0, marker)
+            self._running[child.pid] = child
+            self._changed.notify_all()
+        return child
+
+    def children(self) -> list[Child]:
+        """Return the processes started here that have not ended."""
+        with self._lock:
+            return list(self._running.values())
+
+    def members(self, child: Child, table: ProcTable) -> list[ProcInfo]:
+        """Return the processes of ``table`` that belong to ``child``, zombies included, the leader first."""
+        with self._lock:
+            candidates = [*self._running.values(), *self._ended]
+            known = {item.pid for item in self._running.values()}
+        top = table.get(child.pid)
+        root = child.pid if top is not None and top.start == child.start_ticks else 0
+        orphans = [
+            info.pid
+            for info in self._orphans(table, known)
+            if info.start >= child.start_ticks and self._owner(info, candidates) is child
+        ]
+        found = table.tree(root, orphans)
+        child.seen = frozenset(info.key for info in found)
+        child.sessions = frozenset((child.session, *(info.session for info in found)))
+        return found
+
+    def settle(self, child: Child, timeout: float = 2.0) -> None:
+        """Wait until the reaper has collected what has ended, so that the CPU time of ``child`` is complete."""
+        until = time.monotonic() + timeout
+        while time.monotonic() < until:
+            zombies = [i for i in self.members(child, procfs.scan()) if not i.alive and i.ppid == os.getpid()]
+            if not zombies:
+                break
+            with self._changed:
+                self._changed.wait(0.02)
+        if child.running and procfs.read_process(child.pid) is None:
+            child.wait(timeout)
+
+    def send_signal(self, child: Child, number: int) -> bool:
+        """Signal the leader; it cannot be another process, since it is collected under the same lock."""
+        with self._lock:
+            if child.pid not in self._running:
+                return False
+            os.kill(child.pid, number)
+            return True
+
+    def close(self, grace: float = 0.0) -> None:
+        """End whatever still runs and stop the thread; ``grace`` seconds from TERM to KILL."""
+        with self._lock:
+            children = [*self._running.values(), *self._ended]
+        for child in children:
+            child.kill_tree(grace, time.monotonic() + grace + 10.0)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    # --- whose process is it ------------------------------------------------------------------------------------------
+
+    def _orphans(self, table: ProcTable, known: set[int]) -> list[ProcInfo]:
+        """Return processes that were handed over when their parent ended: children of the pilot that it has not started.
+
+        Without subreaper they are somewhere below process 1: then the whole table is searched for our sessions and
+        markers among the processes of this user.
+        """
+        if self.subreaper or os.getpid() == 1:
+            return [i for i in table.children(os.getpid()) if i.pid not in known and i.session != self._session]
+        return [i for i in table if i.pid not in known and i.session != self._session and _own_user(i.pid)]
+
+    def _owner(self, orphan: ProcInfo, candidates: Sequence[Child]) -> Child | None:
+        """Return the Child that ``orphan`` descends from: by session, by an earlier look, by the marker, else by reason."""
+        for child in candidates:
+            if orphan.session in child.sessions or orphan.key in child.seen:
+                return child if orphan.start >= child.start_ticks else None
+        if not self.subreaper or self._shared or len(candidates) > 1:
+            marker = procfs.read_environ(orphan.pid, MARKER) if orphan.alive else None
+            for child in candidates:
+                if child.marker == marker:
+                    return child
+        if not self.subreaper or self._shared:
+            return None
+        older = [child for child in candidates if child.start_ticks <= orphan.start]
+        return max(older, key=lambda child: (child.running, child.start_ticks), default=None)
+
+    # --- the reaper ---------------------------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        """Collect ended children for ever; blocked in the kernel while there is nothing to do."""
+        pause = 0.01
+        while not self._closed:
+            try:
+                result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            except ChildProcessError:
+                self._wait_for_work()
+                continue
+            if result is None:
+                continue
+            if self._collect(result.si_pid):
+                pause = 0.01
+                continue
+            # Somebody else's child has ended and is not collected yet: it must not hide ours.
+            with self._lock:
+                running = list(self._running)
+            for pid in running:
+                self._collect(pid)
+            with self._changed:
+                self._changed.wait(pause)
+            pause = min(pause * 2, 1.0)
+
+    def _wait_for_work(self) -> None:
+        """Block until there is a child again."""
+        with self._changed:
+            if self._closed:
+                return
+            if not self._running:
+                # As process 1 we are handed strangers' orphans at any time: look after them now and then.
+                self._changed.wait(30.0 if os.getpid() == 1 else None)
+                return
+            if _has_children():
+                return
+            stolen = list(self._running.values())
+            self._running.clear()
+            self._ended.extend(stolen)
+        for child in stolen:
+            logger.error("the exit status of process %d was taken by other code in the pilot: reported as 255", child.pid)
+            child.finish(ExitStatus(255, 0, 0.0, 0.0, 0))
+
+    def _collect(self, pid: int) -> bool:
+        """Collect ``pid`` if it has ended and is ours; False when it is left alone."""
+        with self._lock:
+            child = self._running.get(pid)
+            info = None if child is not None else procfs.read_process(pid)
+            if child is None and (info is None or info.session == self._session):
+                return info is None
+            candidates = [*self._running.values(), *self._ended]
+        owner = self._owner(info, candidates) if info is not None else None
+        with self._lock:
+            try:
+                ended, status, usage = os.wait4(pid, os.WNOHANG)
+            except ChildProcessError:
+                return True
+            if not ended:
+                return False
+            if child is not None:
+                del self._running[pid]
+                self._ended.append(child)
+            elif owner is not None:
+                owner.orphan_seconds += usage.ru_utime + usage.ru_stime
+            self._changed.notify_all()
+        if child is not None:
+            child.finish(ExitStatus.from_wait(status, usage))
+        return True
+
+
+def _become_subreaper() -> bool:
+    """Ask the kernel to hand orphaned descendants to this process; False (and a line in the log) when it cannot."""
+    try:
+        import ctypes
+
+        library = ctypes.CDLL(None, use_errno=True)
+        if library.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0:
+            return True
+        reason = os.strerror(ctypes.get_errno())
+    except (ImportError, OSError, AttributeError) as error:
+        reason = str(error)
+    logger.warning("cannot become subreaper (%s): daemons of a payload are found by session and marker only", reason)
+    return False
+
+
+def _has_children() -> bool:
+    """True when this process has children already."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _own_user(pid: int) -> bool:
+    """True when the process belongs to the user of the pilot."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def signal_name(number: int) -> str:
+    """Return ``SIGKILL`` for 9, ``signal 40`` for a number without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
