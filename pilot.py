@@ -1,0 +1,16 @@
+#!/usr/bin/env python3
+"""Entry script of the PanDA Pilot. The first lines must be understood by any Python, in order to refuse an old one."""
+
+import sys
+
+if sys.version_info < (3, 9):
+    sys.stderr.write(
+        "pilot.py: Python 3.9 or newer is needed, %s is %d.%d: set up a newer python3\n"
+        % (sys.executable, sys.version_info[0], sys.version_info[1])
+    )
+    sys.exit(76)
+
+from pilot.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,277 @@
+"""The sections and keys of the settings: name, type, unit, bounds and meaning of each; the values stand in default.yaml.
+
+Sections ``pilot`` to ``workernode`` carry the names that sites know from the reference's INI file (there ``[Pilot]``,
+``[Message_broker]``, ...); the sections after them are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def _key(doc: str, unit: str = "", *, choices: tuple[str, ...] = (), minimum: float | None = None) -> Any:
+    """Describe one key. ``unit`` "bytes" also makes the loader accept ``2 GB``; ``minimum`` is inclusive."""
+    return field(metadata={"doc": doc, "unit": unit, "choices": choices, "minimum": minimum})
+
+
+@dataclass(frozen=True)
+class PilotSection:
+    """File names, time intervals and local limits of the pilot itself."""
+
+    pilotlog: str = _key("pilot log in PILOT_HOME; the wrapper watches its modification time")
+    stageinlog: str = _key("log of the stage-in helper")
+    stageoutlog: str = _key("log of the stage-out helper")
+    pandajobdata: str = _key("name of a pre-placed job definition")
+    pandajob: str = _key("fake = internal test job, no server", choices=("real", "fake"))
+    testjobtype: str = _key("kind of the fake job", choices=("production", "user"))
+    testjobcommand: str = _key("what the fake job does", choices=("normal", "sleep"))
+    testtransfertype: str = _key("input access of the fake job", choices=("direct", "NULL"))
+    pandaserver: str = _key("PanDA server when --url is empty; https unless it says otherwise")
+    rtlogging: str = _key("real-time log server <type>;<protocol>://<host>:<port> when nothing nearer names one")
+    ssl_enable: bool = _key("TLS for the real-time logger")
+    ssl_verify: bool = _key("verify the real-time log server's certificate")
+    heartbeat: int = _key("between job updates", "s", minimum=1)
+    debug_heartbeat: int = _key("between job updates in debug mode", "s", minimum=1)
+    lost_heartbeat: int = _key("without a successful update before the job is given up", "s", minimum=1)
+    pilot_heartbeat: int = _key("between updates of the pilot heartbeat file", "s", minimum=1)
+    heartbeat_message: str = _key("with -z: each server message is written here")
+    pilot_heartbeat_file: str = _key("pilot heartbeat file in PILOT_HOME")
+    jobid_file: str = _key("one PanDA job id per line, for the wrapper")
+    free_space_limit: int = _key("free local space needed before a job is asked for", "bytes", minimum=0)
+    free_space_limit_running: int = _key("free local space needed while a job runs", "bytes", minimum=0)
+    maximum_output_file_size: int = _key("largest output file", "bytes", minimum=1)
+    maximum_input_file_sizes: int = _key("sum of the input files when the queue has no maxwdir", "bytes", minimum=1)
+    local_size_limit_stdout: int = _key("largest payload stdout", "kB", minimum=1)
+    looping_verification_time: int = _key("between looping checks", "s", minimum=1)
+    looping_limit_default: int = _key("without a touched file = looping, where nothing nearer says so", "s", minimum=1)
+    looping_limit_min_default: int = _key("lower bound of any looping limit", "s", minimum=1)
+    kill_instruction_time: int = _key("between looks for the kill file", "s", minimum=1)
+    kill_instruction_filename: str = _key("file in PILOT_HOME that makes the pilot abort the payload")
+    proxy_verification_time: int = _key("between proxy checks", "s", minimum=1)
+    payload_proxy_from_server: bool = _key("download a payload proxy from PanDA for user jobs")
+    disk_space_verification_time: int = _key("between disk space checks", "s", minimum=1)
+    memory_usage_verification_time: int = _key("between memory checks", "s", minimum=1)
+    process_verification_time: int = _key("between process count checks", "s", minimum=1)
+    thread_check: int = _key("between checks of the pilot's threads", "s", minimum=1)
+    cpu_check: int = _key("between log lines on the pilot's own CPU use", "s", minimum=1)
+    timing_file: str = _key("timing file")
+    redundant: str = _key("site list of patterns left out of the log archive; /cvmfs follows ATLAS_SW_BASE; empty = none")
+    utility_after_payload_started: str = _key("utility started once the payload runs; empty = none")
+    http_connect_timeout: int = _key("connection time-out of downloads", "s", minimum=1)
+    http_maxtime: int = _key("longest download of a small file", "s", minimum=1)
+    update_sleep: int = _key("upper bound of the pause between failed job updates", "s", minimum=1)
+    remotefileverification_dictionary: str = _key("result of the remote file open test")
+    remotefileverification_log: str = _key("log of the remote file open test; empty = test off")
+    remotefileverification_instant: str = _key("unbuffered copy of that log")
+    base_trace_report: str = _key("stored trace for direct access")
+    pandasecrets: str = _key("user secrets of the job, in the job directory, mode 0600, never archived")
+    checks: tuple[str, ...] = _key("job-independent checks that run; empty = all")
+    enable_delay_to_get_job: bool = _key("ask for no job while the machine's load is too high")
+    load_factor: float = _key("too high: 1-minute load above cores times this", minimum=0)
+
+
+@dataclass(frozen=True)
+class InformationSection:
+    """Where queue and storage descriptions come from."""
+
+    cache_dir: str = _key("directory of the cached descriptions; empty = PILOT_HOME")
+    queuedata_url: str = _key("queue description; {pandaqueue} is the queue's name")
+    queuedata_cvmfs: str = _key("the same on CVMFS; CVMFS_PATH is $ATLAS_SW_BASE or /cvmfs")
+    queuedata_cache: str = _key("cached queue description")
+    queues_url: str = _key("CRIC queue description; {pandaqueue} is the queue's name")
+    queues_cvmfs: str = _key("the same on CVMFS")
+    queues_cache: str = _key("cached CRIC queue description")
+    storages_url: str = _key("storage endpoint descriptions")
+    storages_cvmfs: str = _key("the same on CVMFS")
+    storages_cache: str = _key("cached storage endpoint descriptions")
+    acopytools: Mapping[str, Any] = _key("activity -> list of copytools; overrides the queue's when not empty")
+
+
+@dataclass(frozen=True)
+class PayloadSection:
+    """Files that the payload writes."""
+
+    jobreport: str = _key("job report")
+    metadata: str = _key("metadata file")
+    payloadstdout: str = _key("payload's standard output")
+    payloadstderr: str = _key("payload's standard error")
+    error_report: str = _key('a payload may write {"error_code": int, "error_diag": str} here')
+
+
+@dataclass(frozen=True)
+class ContainerSection:
+    """Container set-up and the files of containerised helpers."""
+
+    setup_type: str = _key("ALRB, or singularity/apptainer for direct execution")
+    container_script: str = _key("script that runs inside the container")
+    release_setup: str = _key("release set-up script")
+    middleware_container: str = _key("container of the stage-in/out helpers")
+    middleware_container_no_path: str = _key("the same as a name without path")
+    middleware_container_stagein_script: str = _key("stage-in helper script")
+    middleware_container_stageout_script: str = _key("stage-out helper script")
+    stagein_status_dictionary: str = _key("result of the stage-in helper")
+    stagein_replica_dictionary: str = _key("replicas handed to the stage-in helper")
+    stageout_status_dictionary: str = _key("result of the stage-out helper")
+    middleware_stagein_stdout: str = _key("standard output of the stage-in helper")
+    middleware_stagein_stderr: str = _key("standard error of the stage-in helper")
+    middleware_stageout_stdout: str = _key("standard output of the stage-out helper")
+    middleware_stageout_stderr: str = _key("standard error of the stage-out helper")
+
+
+@dataclass(frozen=True)
+class HarvesterSection:
+    """Names of the files that are shared with Harvester (its own configuration must have the same)."""
+
+    job_request_file: str = _key("asks Harvester for another job")
+    kill_worker_file: str = _key("empty file: the worker may be ended")
+    jobs_list_file: str = _key("job ids of this worker")
+    pandajob_file: str = _key("job definitions")
+    workerattributes_file: str = _key("state of the worker and its job")
+    stageoutn_file: str = _key("outputs that Harvester is to store")
+
+
+@dataclass(frozen=True)
+class HpcSection:
+    """HPC machines."""
+
+    scratch: str = _key("scratch directory of the compute nodes")
+
+
+@dataclass(frozen=True)
+class FileSection:
+    """Files and their checksums."""
+
+    checksum_type: str = _key("checksum of outputs", choices=("adler32", "md5"))
+
+
+@dataclass(frozen=True)
+class RucioSection:
+    """The Rucio service."""
+
+    url: str = _key("trace server")
+    rucio_trace_error_file: str = _key("last error of sending a trace")
+    host: str = _key("Rucio server when --rucio-host is empty")
+
+
+@dataclass(frozen=True)
+class MessageBrokerSection:
+    """ActiveMQ, for --subscribe-to-msgsvc."""
+
+    url: str = _key("host name; an alias is resolved to all brokers behind it")
+    receiver_port: int = _key("STOMP port", minimum=1)
+
+
+@dataclass(frozen=True)
+class TokenSection:
+    """OIDC token."""
+
+    download_check: int = _key("between looks whether the token must be renewed", "s", minimum=1)
+
+
+@dataclass(frozen=True)
+class WorkernodeSection:
+    """Descriptions of the node that are sent to the server."""
+
+    map: str = _key("worker node map")
+    gpu_map: str = _key("GPU map")
+
+
+@dataclass(frozen=True)
+class ServerSection:
+    """How the pilot talks to the PanDA server."""
+
+    api: str = _key("server interface; auto = v1, legacy where the server has no v1", choices=("auto", "v1", "legacy"))
+    legacy_encoding: str = _key("body of legacy calls", choices=("json", "form"))
+    gzip: bool = _key("compress request bodies and accept compressed answers")
+    verify_tls: bool = _key("verify the server's certificate")
+    connect_timeout: float = _key("until the connection stands", "s", minimum=0.1)
+    read_timeout: float = _key("until the server answers", "s", minimum=0.1)
+    start_patience: float = _key("that transport errors of getJob may last", "s", minimum=0)
+    getjob_wait: float = _key("shortest pause after an unsuccessful getJob", "s", minimum=0)
+    getjob_wait_max: float = _key("longest pause after an unsuccessful getJob", "s", minimum=0)
+    getjob_wait_harvester: float = _key("pause between looks for a job in Harvester mode", "s", minimum=0)
+    retry_base: float = _key("first pause before another attempt; doubles each time", "s", minimum=0)
+    retry_max: float = _key("longest pause before another attempt", "s", minimum=0)
+    final_patience: float = _key("that an undelivered final report keeps the pilot alive", "s", minimum=0)
+    heartbeat_retries: int = _key("further attempts of one heartbeat", minimum=0)
+    worker_status_attempts: int = _key("attempts of a worker status update", minimum=1)
+
+
+@dataclass(frozen=True)
+class TransfersSection:
+    """Stage-in and stage-out."""
+
+    parallel: int = _key("transfers at a time", minimum=1)
+    stagein_timeout_base: int = _key("time-out of a transfer, before what its size adds", "s", minimum=1)
+    no_progress_timeout: int = _key("without a moved byte before a transfer is broken off", "s", minimum=1)
+    copy_chunk: int = _key("read and write unit of local copies", "bytes", minimum=4096)
+    fsync: bool = _key("force copied files to disk before they count as stored")
+
+
+@dataclass(frozen=True)
+class ShutdownSection:
+    """The way out after a signal or a kill."""
+
+    deadline: float = _key("from the signal to the exit", "s", minimum=0)
+    pod_deadline: float = _key("the same in a Kubernetes pod (--pod)", "s", minimum=0)
+    term_grace: float = _key("between SIGTERM and SIGKILL of a payload", "s", minimum=0)
+
+
+@dataclass(frozen=True)
+class LimitsSection:
+    """Limits of a job that no queue or job parameter sets."""
+
+    looping_analysis: int = _key("without activity = looping, analysis jobs", "s", minimum=1)
+    looping_production: int = _key("without activity = looping, production jobs", "s", minimum=1)
+    log_archive_max_file: int = _key("largest single file that goes into the log archive", "bytes", minimum=0)
+    reserve_space: int = _key("free local space kept beyond inputs and expected outputs", "bytes", minimum=0)
+
+
+@dataclass(frozen=True)
+class JobsSection:
+    """How jobs follow each other and are reported."""
+
+    pipelining: bool = _key("fetch and stage in the next job while the outputs of the last one leave")
+    reference_exit_codes: bool = _key("exit like Pilot 3 where it differs (1 after a failed stage-in, looping job, ...)")
+    pilot_timing_fields: int = _key("fields of pilotTiming: 5, or 6 as Pilot 3 sends", minimum=5)
+
+
+@dataclass(frozen=True)
+class MonitorSection:
+    """Sampling of the payload."""
+
+    cpu_interval: float = _key("between CPU samples of the payload", "s", minimum=1)
+
+
+@dataclass(frozen=True)
+class PluginsSection:
+    """Plug-ins outside this package: name -> ``module:Class``. Entry points need no entry here."""
+
+    experiments: Mapping[str, Any] = _key("experiment name (--pilot-user, lower case) -> module:Class")
+    copytools: Mapping[str, Any] = _key("copytool name -> module:Class")
+    resources: Mapping[str, Any] = _key("HPC resource name (--hpc-resource, lower case) -> module:Class")
+
+
+SECTIONS: dict[str, type] = {
+    "pilot": PilotSection,
+    "information": InformationSection,
+    "payload": PayloadSection,
+    "container": ContainerSection,
+    "harvester": HarvesterSection,
+    "hpc": HpcSection,
+    "file": FileSection,
+    "rucio": RucioSection,
+    "message_broker": MessageBrokerSection,
+    "token": TokenSection,
+    "workernode": WorkernodeSection,
+    "server": ServerSection,
+    "transfers": TransfersSection,
+    "shutdown": ShutdownSection,
+    "limits": LimitsSection,
+    "jobs": JobsSection,
+    "monitor": MonitorSection,
+    "plugins": PluginsSection,
+}
+"""Section name -> its dataclass, in the order of the documentation."""
