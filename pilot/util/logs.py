@@ -1,0 +1,302 @@
+"""The pilot's log: pilotlog.txt and stdout, the format that server and diagnosis tools expect, secrets masked.
+
+The log must never hurt the job: a full disk, a closed pipe or a vanished directory costs log lines (which is said once
+lines can be written again), never an exception, a traceback on the terminal or an exit code.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from threading import Lock
+from typing import IO, Optional
+
+from pilot.util.redact import redact
+from pilot.version import PILOT_VERSION
+
+INFO_FORMAT = "%(asctime)s | %(levelname)-8s | %(message)s"
+DEBUG_FORMAT = "%(asctime)s | %(levelname)-8s | %(name)-32s | %(funcName)-25s | %(message)s"
+"""Both are protocol: log extracts and the server's diagnosis strip a leading time stamp of this form."""
+
+STREAM_HANDLER = "stream_handler"
+FILE_HANDLER = "pilotlog_handler"
+_NOISY_LIBRARIES = ("urllib3", "requests", "charset_normalizer", "asyncio", "botocore", "boto3", "s3transfer")
+
+logger = logging.getLogger(__name__)
+
+
+class PilotFormatter(logging.Formatter):
+    """UTC time stamps; masks secrets in message, arguments, exception and stack text."""
+
+    converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the finished line(s); a record whose arguments do not fit its message is shown as it is."""
+        try:
+            text = super().format(record)
+        except (TypeError, ValueError, KeyError):
+            text = f"{record.levelname} | {record.name} | {record.msg!r} {record.args!r}"
+        return redact(text)
+
+
+class PilotLogHandler(logging.Handler):
+    """Appends lines to a file with one system call each: nothing is lost in a buffer when the pilot is killed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.set_name(FILE_HANDLER)
+        self._descriptor = _open_log(path)
+        self._lost = 0
+        self._torn = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record; when the file system refuses it the line is dropped and counted."""
+        text = self.format(record) + "\n"
+        if self._lost:
+            text = f"[{self._lost} log lines are missing here: they could not be written]\n{text}"
+        data = ("\n" if self._torn else "").encode() + text.encode("utf-8", "backslashreplace")
+        try:
+            written = os.write(self._descriptor, data)
+        except OSError:
+            self._lost += 1
+            return
+        self._torn = written < len(data)
+        self._lost = 1 if self._torn else 0
+
+    def touch(self) -> None:
+        """Renew the modification time, by which the wrapper tells a living pilot from a stuck one."""
+        try:
+            os.utime(self._descriptor)
+        except OSError as exc:
+            logger.debug("cannot touch %s: %s", self.path, exc)
+
+    def switch(self, keep_as: Path) -> None:
+        """Go on in an empty file of the same name; what was written so far stays as ``keep_as``.
+
+        The name never vanishes where the file system knows hard links, so that a look at its time always succeeds.
+        """
+        self.acquire()
+        try:
+            fresh = self.path.with_name(f".{self.path.name}.new")
+            try:
+                os.link(self.path, keep_as)
+                descriptor = _open_log(fresh, os.O_TRUNC)
+                os.replace(fresh, self.path)
+            except OSError:
+                os.replace(self.path, keep_as)
+                descriptor = _open_log(self.path)
+            os.close(self._descriptor)
+            self._descriptor = descriptor
+            self._torn = False
+        finally:
+            self.release()
+
+    def close(self) -> None:
+        """Close the file; later records are dropped."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+        super().close()
+
+
+class SafeStreamHandler(logging.Handler):
+    """Writes to stdout and gives up quietly once nobody reads it any more."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        super().__init__()
+        self.stream: Optional[IO[str]] = stream
+        self.set_name(STREAM_HANDLER)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write and flush the record; a line that stdout refuses is in pilotlog.txt."""
+        if self.stream is None:
+            return
+        try:
+            text = self.format(record) + "\n"
+            encoding = getattr(self.stream, "encoding", None) or "utf-8"
+            self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            self.stream.flush()
+        except (OSError, ValueError) as exc:  # ValueError: the stream was closed
+            if isinstance(exc, ValueError) or exc.errno in (errno.EPIPE, errno.EBADF, errno.EIO):
+                self.stream = None
+
+    def flush(self) -> None:
+        """Hand buffered lines to the operating system."""
+        try:
+            if self.stream is not None:
+                self.stream.flush()
+        except (OSError, ValueError):
+            return  # full disk or closed stream: as in emit
+
+
+def _open_log(path: Path, flags: int = 0) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | flags, 0o644)
+
+
+def setup_logging(path: Optional[Path], debug: bool = False, stdout: bool = True) -> None:
+    """Send the log to ``path`` (None: no file, as for ``--no-pilot-log``) and to stdout; replaces an earlier set-up.
+
+    A log file that cannot be opened is said on stdout and done without.
+
+    Args:
+        path: the pilot log; an existing file is continued, never truncated.
+        debug: level DEBUG and the long format (``-d``), else INFO.
+        stdout: also write to ``sys.stdout``.
+    """
+    logging.raiseExceptions = False
+    root = logging.getLogger()
+    for old in (STREAM_HANDLER, FILE_HANDLER):
+        for handler in [item for item in root.handlers if item.get_name() == old]:
+            root.removeHandler(handler)
+            handler.close()
+    formatter = PilotFormatter(DEBUG_FORMAT if debug else INFO_FORMAT)
+    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    for name in _NOISY_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    handlers: list[logging.Handler] = [SafeStreamHandler(sys.stdout)] if stdout and sys.stdout is not None else []
+    problem = ""
+    if path is not None:
+        try:
+            handlers.append(PilotLogHandler(Path(os.path.abspath(path))))
+        except OSError as exc:
+            problem = f"cannot write {path} ({exc.strerror}): the log goes to stdout only"
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        root.addHandler(handler)
+    _job_log.jobid = ""
+    if problem:
+        logger.warning(problem)
+
+
+def redirect_stdout(path: str) -> None:
+    """Replace ``sys.stdout`` by the file ``path`` (``--redirect-stdout``); call it before ``setup_logging``.
+
+    A file that cannot be opened is said on stderr; stdout then stays what it is.
+    """
+    try:
+        sys.stdout = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - open until the end
+    except OSError as exc:
+        sys.stderr.write(f"pilot.py: --redirect-stdout {path}: {exc.strerror}; stdout is not redirected\n")
+
+
+class _JobLog:
+    """Which job the present pilot log belongs to, and where the logs of the earlier ones are."""
+
+    def __init__(self) -> None:
+        self.jobid = ""
+        self.kept: dict[str, Path] = {}
+        self.lock = Lock()
+
+
+_job_log = _JobLog()
+
+
+def start_job_log(jobid: str) -> None:
+    """Begin the log of a job: the log of the job before it is kept as ``pilotlog-<its id>.txt``.
+
+    The first job's log goes on in the file that has the start-up lines. From the second on, the log starts fresh with
+    the banner (the reference truncates the file here).
+    """
+    handler = _file_handler()
+    with _job_log.lock:
+        previous, _job_log.jobid = _job_log.jobid, jobid
+        if handler is None or not previous or previous == jobid:
+            return
+        kept = _free_name(handler.path, previous)
+        try:
+            handler.switch(kept)
+            _job_log.kept[previous] = kept
+        except OSError as exc:
+            logger.warning("the log of job %s is not kept apart (%s): this file continues it", previous, exc)
+            return
+    logger.info("%s", banner())
+    logger.info("the log of the previous job %s is in %s", previous, kept.name)
+
+
+def job_log_path(jobid: str) -> Optional[Path]:
+    """Return the file that holds the log of ``jobid``, the present pilot log if it has no own; None without a log file."""
+    with _job_log.lock:
+        if jobid in _job_log.kept:
+            return _job_log.kept[jobid]
+    handler = _file_handler()
+    return handler.path if handler is not None else None
+
+
+def touch_log() -> None:
+    """Renew the pilot log's modification time."""
+    handler = _file_handler()
+    if handler is not None:
+        handler.touch()
+
+
+def _file_handler() -> Optional[PilotLogHandler]:
+    return next((item for item in logging.getLogger().handlers if isinstance(item, PilotLogHandler)), None)
+
+
+def _free_name(path: Path, jobid: str) -> Path:
+    stem = f"{path.stem}-{re.sub(r'[^A-Za-z0-9_.-]', '_', jobid)[:64]}"
+    candidate, number = path.with_name(f"{stem}{path.suffix}"), 1
+    while os.path.lexists(candidate):
+        number += 1
+        candidate = path.with_name(f"{stem}.{number}{path.suffix}")
+    return candidate
+
+
+def banner() -> str:
+    """Return the lines that open a log: version, virtual machine or not, operating system."""
+    title = f"***  PanDA Pilot version {PILOT_VERSION}  ***"
+    stars = "*" * len(title)
+    lines = ["", stars, title, stars, ""]
+    if "hypervisor" in _read("/proc/cpuinfo"):
+        lines.append("pilot is running in a VM")
+    lines.append("architecture information:")
+    lines.append(_read("/etc/os-release").strip() or "unknown (no /etc/os-release)")
+    lines.append(stars)
+    return "\n".join(lines)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def log_fatal(line: str, exc: Optional[BaseException]) -> None:
+    """Log the reason for the pilot's end, with the traceback in the log file only: the terminal gets one line."""
+    root = logging.getLogger()
+    record = root.makeRecord(
+        __name__, logging.CRITICAL, __file__, 0, line, (), (type(exc), exc, exc.__traceback__) if exc else None, "log_fatal"
+    )
+    for handler in root.handlers:
+        if isinstance(handler, PilotLogHandler):
+            handler.handle(record)
+
+
+def close_stdout_safely() -> None:
+    """Flush stdout for the last time; if that fails, keep the interpreter from failing over it at exit (code 120)."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        _silence(1)
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        _silence(2)
+
+
+def _silence(descriptor: int) -> None:
+    try:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, descriptor)
+        os.close(devnull)
+    except OSError:
+        return  # not even /dev/null: nothing more can be done on the way out
