@@ -19,7 +19,7 @@ DISPATCH_ORDER = (
     "minRamCount maxDiskCount cmtConfig processingType transferType sourceSite currentPriority taskID coreCount "
     "jobsetID reqID nucleus maxWalltime resource_type"
 ).split()
-LAST_FIELDS = ("ioIntensity", "ioIntensityUnit")  # after the conditional ones (recorded)
+LAST_FIELDS = ("ioIntensity", "ioIntensityUnit", "onSiteMerging")  # after the other conditional ones (recorded)
 
 _INPUT_LISTS = ("dispatchDblock dispatchDBlockToken prodDBlocks prodDBlockToken realDatasetsIn GUID checksum fsize "
                 "scopeIn").split()
@@ -100,7 +100,7 @@ def complete(definition: Mapping[str, Any], job_id: int, queue: str, out_endpoin
         given.pop(key, None)
     merged = {**defaults, **{key: value for key, value in given.items() if value is not None}, "PandaID": job_id}
     extra = [key for key in merged if key not in DISPATCH_ORDER and key not in LAST_FIELDS]
-    return {key: merged[key] for key in (*DISPATCH_ORDER, *extra, *LAST_FIELDS)}
+    return {key: merged[key] for key in (*DISPATCH_ORDER, *extra, *LAST_FIELDS) if key in merged}
 
 
 def _elements(value: Any) -> Sequence[str]:
