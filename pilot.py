@@ -10,7 +10,7 @@ if sys.version_info < (3, 9):
     )
     sys.exit(76)
 
-from pilot.cli import main  # noqa: E402
+from pilot.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -52,9 +52,9 @@ def _guarded(argv: Optional[Sequence[str]]) -> int:
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in _CORE_DEPENDENCIES:
             return _internal_error(exc)
-        _complain(f"the Python package {exc.name} is missing for {sys.executable}: install it or set up a Python that has it")
+        _complain(f"{sys.executable} lacks the package {exc.name}: install it or set up a Python that has it")
         return shell_exit_code(ErrorCodes.MIDDLEWAREIMPORTFAILURE)
-    except Exception as exc:  # the guard of the whole process: everything unexpected becomes one line and exit code 70
+    except Exception as exc:  # noqa: BLE001 - the guard of the process: the unexpected becomes one line and code 70
         return _internal_error(exc)
 
 

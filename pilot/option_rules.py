@@ -20,7 +20,9 @@ _WORKFLOW_NAMES = {
 }
 WORKFLOWS = tuple(_WORKFLOW_NAMES)
 
-_REALTIME = re.compile(r"(?P<type>[\w-]+)(?:;(?P<protocol>[a-z]\w*)://|:)(?P<host>\[[0-9A-Fa-f:.]+\]|[\w.-]+):(?P<port>\d+)/?")
+_REALTIME = re.compile(
+    r"(?P<type>[\w-]+)(?:;(?P<protocol>[a-z]\w*)://|:)(?P<host>\[[0-9A-Fa-f:.]+\]|[\w.-]+):(?P<port>\d+)/?"
+)
 
 
 def str2bool(text: str) -> bool:
@@ -105,8 +107,8 @@ def is_harvester_mode(options: Options, environ: Mapping[str, str]) -> bool:
 def server_base_url(options: Options, settings: Settings) -> str:
     """Return the PanDA server's URL (cli-config 2.4): scheme https unless given, port of the URL before ``-p``.
 
-    ``--url`` wins over the setting ``pilot.pandaserver``; ``-p`` belongs to ``--url`` only. A path stays; a slash at the
-    end goes. IPv6 literals keep (or get) their brackets.
+    ``--url`` wins over the setting ``pilot.pandaserver``; ``-p`` belongs to ``--url`` only. A path stays; a slash at
+    the end goes. IPv6 literals keep (or get) their brackets.
     """
     if options.url.strip():
         return compose_url(options.url, options.port)

@@ -218,14 +218,14 @@ def _user(text: str) -> str:
     return text
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> _Parser:
     """Return the parser; its groups make ``--help``."""
     parser = _Parser(
         prog="pilot.py",
         usage="pilot.py --pilot-user NAME -q QUEUE [options]\n"
         "       pilot.py --status | --recover | --report [DIR]\n"
         "       pilot.py --check | --version | --help",
-        description="The PanDA Pilot: fetches jobs for a PanDA queue, stages their data, runs and supervises them, reports.",
+        description="The PanDA Pilot: fetches jobs, stages their data, runs and supervises them, reports.",
         epilog="Booleans (BOOL) are yes/no, true/false, t/f, y/n or 1/0. Settings beyond the options: --config, --set.",
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
@@ -243,7 +243,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_identity(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what to run (the first two are required to run a pilot)").add_argument
-    add("--pilot-user", dest="pilot_user", metavar="NAME", type=_user, default="", help="experiment: ATLAS, generic, rubin, ...")
+    add("--pilot-user", dest="pilot_user", metavar="NAME", type=_user, default="",
+        help="experiment: ATLAS, generic, rubin, ...")
     add("-q", "--queue", dest="queue", default="", help="PanDA queue")
     add("-w", "--workflow", dest="workflow", metavar="WORKFLOW", type=_workflow, default="generic",
         help=f"one of {', '.join(WORKFLOWS)} [%(default)s]")
@@ -252,7 +253,7 @@ def _add_identity(parser: argparse.ArgumentParser) -> None:
     add("-j", "--joblabel", dest="job_label", metavar="LABEL", default="ptest",
         help="prodSourceLabel to ask for: managed, user, ptest, test, rc_test2, self, ... [%(default)s]")
     add("-l", "--lifetime", dest="lifetime", metavar="SECONDS", type=_count, default=324000,
-        help="longest run time; the queue's maxtime wins unless --pod; env PANDAPILOT_LIFETIME replaces it [%(default)s]")
+        help="longest run time; the queue's maxtime wins unless --pod [env PANDAPILOT_LIFETIME, %(default)s]")
     add("-L", "--leasetime", dest="leasetime", metavar="SECONDS", type=_count, default=3600,
         help="lease of the stager workflow [%(default)s]")
     add("-b", "--nocvmfs", dest="cvmfs", action="store_false", help="do not check CVMFS at start")
@@ -260,7 +261,8 @@ def _add_identity(parser: argparse.ArgumentParser) -> None:
         help="event service executor: generic, raythena, ... [%(default)s]")
     add("--hpc-resource", dest="hpc_resource", metavar="NAME", default="", help="HPC resource plug-in")
     add("--hpc-mode", dest="hpc_mode", metavar="MODE", default="manytoone", help="manytoone or jumbojobs [%(default)s]")
-    add("--pod", dest="pod", action="store_true", help="running in a Kubernetes pod: run time is -l only, no job id file")
+    add("--pod", dest="pod", action="store_true",
+        help="running in a Kubernetes pod: run time is -l only, no job id file")
 
 
 def _add_getjob(parser: argparse.ArgumentParser) -> None:
@@ -299,7 +301,8 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     add("-y", "--notokenrenewal", dest="token_renewal", action="store_false", help="do not renew the OIDC token")
     add("--queuedata-url", dest="queuedata_url", metavar="URL", default="",
         help="URL or absolute path of the queue description; may hold {pandaqueue}")
-    add("--storagedata-url", dest="storagedata_url", metavar="URL", default="", help="the same for the storage endpoints")
+    add("--storagedata-url", dest="storagedata_url", metavar="URL", default="",
+        help="the same for the storage endpoints")
     add("-g", "--baseurls", dest="baseurls", metavar="URLS", default="",
         help="comma-separated base URLs that transforms may come from [env PANDA_BASE_URLS]")
     add("--subscribe-to-msgsvc", dest="subscribe_to_msgsvc", action="store_true", help="instructions from ActiveMQ")
@@ -308,8 +311,10 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("data").add_argument
     add("--input-dir", dest="input_dir", metavar="DIR", default="", help="local directory instead of the input storage")
-    add("--input-destination-dir", dest="input_destination_dir", metavar="DIR", default="", help="where inputs are put (stager)")
-    add("--output-dir", dest="output_dir", metavar="DIR", default="", help="local directory instead of the output storage")
+    add("--input-destination-dir", dest="input_destination_dir", metavar="DIR", default="",
+        help="where inputs are put (stager)")
+    add("--output-dir", dest="output_dir", metavar="DIR", default="",
+        help="local directory instead of the output storage")
     add("--stageout-attempts", dest="stageout_attempts", metavar="N", type=_count, default=1,
         help="attempts per output file [%(default)s]")
     add("--use-rucio-traces", dest="use_rucio_traces", metavar="BOOL", type=_boolean, default=True,
@@ -328,27 +333,33 @@ def _add_files_and_log(parser: argparse.ArgumentParser) -> None:
     add("--redirect-stdout", dest="redirectstdout", metavar="FILE", default="", help="write stdout to FILE")
     add("--use-realtime-logging", dest="use_realtime_logging", metavar="BOOL", type=_boolean, nargs="?", const=True,
         default=False, help="real-time logging of the payload for every job")
-    add("--realtime-logging-server", dest="realtime_logging_server", metavar="SERVER", type=_realtime_server, default="",
-        help="type;protocol://host:port or type:host:port, with or without logserver= in front")
+    add("--realtime-logging-server", dest="realtime_logging_server", metavar="SERVER", type=_realtime_server,
+        default="", help="type;protocol://host:port or type:host:port, with or without logserver= in front")
     add("--realtime-logname", dest="realtime_logname", metavar="NAME", default="", help="name of the log [pilot-log]")
-    add("--config", dest="config", metavar="FILE", default="", help="site settings, YAML; env HARVESTER_PILOT_CONFIG names an INI")
+    add("--config", dest="config", metavar="FILE", default="",
+        help="site settings, YAML; env HARVESTER_PILOT_CONFIG names an INI")
     add("--set", dest="overrides", metavar="SECTION.KEY=VALUE", action="append", default=[],
         help="one setting; may be repeated")
 
 
 def _add_harvester(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("Harvester").add_argument
-    add("--harvester-submit-mode", dest="harvester_submitmode", metavar="MODE", default="PULL", help="PUSH or PULL [%(default)s]")
+    add("--harvester-submit-mode", dest="harvester_submitmode", metavar="MODE", default="PULL",
+        help="PUSH or PULL [%(default)s]")
     add("--harvester-workdir", dest="harvester_workdir", metavar="DIR", default="", help="access point of the worker")
     add("--harvester-datadir", dest="harvester_datadir", metavar="DIR", default="", help="where pandaJobData.out is")
-    add("--harvester-eventstatusdump", dest="harvester_eventstatusdump", metavar="FILE", default="", help="event status dump")
-    add("--harvester-workerattributes", dest="harvester_workerattributes", metavar="FILE", default="", help="worker attributes")
+    add("--harvester-eventstatusdump", dest="harvester_eventstatusdump", metavar="FILE", default="",
+        help="event status dump")
+    add("--harvester-workerattributes", dest="harvester_workerattributes", metavar="FILE", default="",
+        help="worker attributes")
 
 
 def _add_commands(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("other commands (no queue needed; DIR is a pilot's work directory, default: here)").add_argument
+    title = "other commands (no queue needed; DIR is a pilot's work directory, default: here)"
+    add = parser.add_argument_group(title).add_argument
     add("--status", dest="status", metavar="DIR", nargs="?", const=".", help="say what the pilot in DIR is doing")
-    add("--recover", dest="recover", metavar="DIR", nargs="?", const=".", help="send the reports that a dead pilot left in DIR")
+    add("--recover", dest="recover", metavar="DIR", nargs="?", const=".",
+        help="send the reports that a dead pilot left in DIR")
     add("--report", dest="report", metavar="DIR", nargs="?", const=".", help="write the HTML page of the jobs in DIR")
     add("--check", dest="check", action="store_true", help="check this node: imports, settings, credentials, server")
     add("--version", dest="version", action="store_true", help="print the version")

@@ -3,9 +3,9 @@
     default.yaml < experiment's file < site's file(s) < environment < options
 
 Every value keeps its origin, so that the log can say who changed what. A site's file is YAML (``--config FILE``) or the
-INI that ``HARVESTER_PILOT_CONFIG`` names (spec cli-config section 3; a difference to the reference: the INI is laid over the
-defaults and need not be complete). Sizes like ``2 GB`` become bytes here and nowhere else; kB, MB, GB, TB are powers of
-1024, as in the PanDA protocol.
+INI that ``HARVESTER_PILOT_CONFIG`` names (spec cli-config section 3; a difference to the reference: the INI is laid
+over the defaults and need not be complete). Sizes like ``2 GB`` become bytes here and nowhere else; kB, MB, GB,
+TB are powers of 1024, as in the PanDA protocol.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from pilot.common.exception import PilotException
 from pilot.settings_sections import (
@@ -124,7 +124,7 @@ class Settings:
         return self.origins.get(key, "default")
 
     def describe_changes(self) -> list[str]:
-        """Return a line ``section.key = value (was default, set by origin)`` per value that differs from its default."""
+        """Return a line ``section.key = value (default ..., set by origin)`` per value that is not its default."""
         return list(self.changes)
 
 
@@ -392,7 +392,7 @@ def _to_mapping(value: object) -> Mapping[str, Any]:
     return dict(value)
 
 
-_CONVERTERS = {
+_CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "int": _to_int, "float": _to_float, "bool": _to_bool, "str": _to_str, "tuple": _to_tuple, "Mapping": _to_mapping,
 }
 

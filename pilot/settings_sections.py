@@ -1,4 +1,4 @@
-"""The sections and keys of the settings: name, type, unit, bounds and meaning of each; the values stand in default.yaml.
+"""The sections and keys of the settings: name, type, unit, bounds, meaning; the default values are in default.yaml.
 
 Sections ``pilot`` to ``workernode`` carry the names that sites know from the reference's INI file (there ``[Pilot]``,
 ``[Message_broker]``, ...); the sections after them are ours.
@@ -57,7 +57,7 @@ class PilotSection:
     thread_check: int = _key("between checks of the pilot's threads", "s", minimum=1)
     cpu_check: int = _key("between log lines on the pilot's own CPU use", "s", minimum=1)
     timing_file: str = _key("timing file")
-    redundant: str = _key("site list of patterns left out of the log archive; /cvmfs follows ATLAS_SW_BASE; empty = none")
+    redundant: str = _key("site list of patterns left out of the log archive; ATLAS_SW_BASE replaces /cvmfs")
     utility_after_payload_started: str = _key("utility started once the payload runs; empty = none")
     http_connect_timeout: int = _key("connection time-out of downloads", "s", minimum=1)
     http_maxtime: int = _key("longest download of a small file", "s", minimum=1)
@@ -234,7 +234,7 @@ class JobsSection:
     """How jobs follow each other and are reported."""
 
     pipelining: bool = _key("fetch and stage in the next job while the outputs of the last one leave")
-    reference_exit_codes: bool = _key("exit like Pilot 3 where it differs (1 after a failed stage-in, looping job, ...)")
+    reference_exit_codes: bool = _key("exit codes of Pilot 3 where they differ (1 after a failed stage-in, ...)")
     pilot_timing_fields: int = _key("fields of pilotTiming: 5, or 6 as Pilot 3 sends", minimum=5)
 
 

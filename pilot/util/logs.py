@@ -31,12 +31,21 @@ logger = logging.getLogger(__name__)
 
 
 class PilotFormatter(logging.Formatter):
-    """UTC time stamps; masks secrets in message, arguments, exception and stack text."""
+    """UTC time stamps; masks secrets in message, arguments, exception and stack text.
 
-    converter = time.gmtime
+    Without ``tracebacks`` only the message is shown: the terminal is for people, the file for diagnosis.
+    """
+
+    converter = staticmethod(time.gmtime)
+
+    def __init__(self, form: str, tracebacks: bool = True) -> None:
+        super().__init__(form)
+        self._tracebacks = tracebacks
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the finished line(s); a record whose arguments do not fit its message is shown as it is."""
+        if not self._tracebacks and (record.exc_info or record.exc_text or record.stack_info):
+            record = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None, "stack_info": None})
         try:
             text = super().format(record)
         except (TypeError, ValueError, KeyError):
@@ -155,7 +164,7 @@ def setup_logging(path: Optional[Path], debug: bool = False, stdout: bool = True
         for handler in [item for item in root.handlers if item.get_name() == old]:
             root.removeHandler(handler)
             handler.close()
-    formatter = PilotFormatter(DEBUG_FORMAT if debug else INFO_FORMAT)
+    form = DEBUG_FORMAT if debug else INFO_FORMAT
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     for name in _NOISY_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -166,8 +175,9 @@ def setup_logging(path: Optional[Path], debug: bool = False, stdout: bool = True
             handlers.append(PilotLogHandler(Path(os.path.abspath(path))))
         except OSError as exc:
             problem = f"cannot write {path} ({exc.strerror}): the log goes to stdout only"
+    has_file = len(handlers) > 0 and isinstance(handlers[-1], PilotLogHandler)
     for handler in handlers:
-        handler.setFormatter(formatter)
+        handler.setFormatter(PilotFormatter(form, tracebacks=debug or not has_file or handler is handlers[-1]))
         root.addHandler(handler)
     _job_log.jobid = ""
     if problem:
@@ -215,12 +225,12 @@ def start_job_log(jobid: str) -> None:
         except OSError as exc:
             logger.warning("the log of job %s is not kept apart (%s): this file continues it", previous, exc)
             return
-    logger.info("%s", banner())
+    log_banner()
     logger.info("the log of the previous job %s is in %s", previous, kept.name)
 
 
 def job_log_path(jobid: str) -> Optional[Path]:
-    """Return the file that holds the log of ``jobid``, the present pilot log if it has no own; None without a log file."""
+    """Return the file with the log of ``jobid``: its own, else the present pilot log; None without a log file."""
     with _job_log.lock:
         if jobid in _job_log.kept:
             return _job_log.kept[jobid]
@@ -248,11 +258,17 @@ def _free_name(path: Path, jobid: str) -> Path:
     return candidate
 
 
+def log_banner() -> None:
+    """Log the banner, one record per line, so that every line of the log has the format."""
+    for line in banner().splitlines():
+        logger.info("%s", line)
+
+
 def banner() -> str:
     """Return the lines that open a log: version, virtual machine or not, operating system."""
     title = f"***  PanDA Pilot version {PILOT_VERSION}  ***"
     stars = "*" * len(title)
-    lines = ["", stars, title, stars, ""]
+    lines = [stars, title, stars, ""]
     if "hypervisor" in _read("/proc/cpuinfo"):
         lines.append("pilot is running in a VM")
     lines.append("architecture information:")
@@ -271,9 +287,8 @@ def _read(path: str) -> str:
 def log_fatal(line: str, exc: Optional[BaseException]) -> None:
     """Log the reason for the pilot's end, with the traceback in the log file only: the terminal gets one line."""
     root = logging.getLogger()
-    record = root.makeRecord(
-        __name__, logging.CRITICAL, __file__, 0, line, (), (type(exc), exc, exc.__traceback__) if exc else None, "log_fatal"
-    )
+    exc_info = (type(exc), exc, exc.__traceback__) if exc else None
+    record = root.makeRecord(__name__, logging.CRITICAL, __file__, 0, line, (), exc_info, "log_fatal")
     for handler in root.handlers:
         if isinstance(handler, PilotLogHandler):
             handler.handle(record)

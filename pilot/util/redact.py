@@ -16,9 +16,9 @@ _SHORTEST_SECRET = 6
 
 # Cheap look before the expensive ones: lower case, one of them is in every text that _mask_patterns can change.
 _TELL_TALES = (
-    "token", "secret", "userproxy", "passw", "passphrase", "bearer", "authorization", "eyj", "signature", "sig=", "sig\"",
-    "credential", "access_key", "accesskey", "private", "-----begin", "authz", "remote login", "api_key", "apikey", "@",
-    "cookie",
+    "token", "secret", "userproxy", "passw", "passphrase", "bearer", "authorization", "eyj", "signature", "sig=",
+    "sig\"", "credential", "access_key", "accesskey", "private", "-----begin", "authz", "remote login", "api_key",
+    "apikey", "cookie", "@",
 )
 
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL)
