@@ -118,7 +118,7 @@ def stored_values(message: Mapping[str, Any]) -> dict[str, Any]:
             text = str(value)[: field.cut]
             if field.limit is not None and len(text.encode()) > field.limit:
                 raise ColumnError(f"value too large for column {name} ({len(text.encode())} > {field.limit})")
-            if text or name in ("stdout",):
+            if text:
                 values[name] = text
         else:
             number = _number(name, value)
