@@ -1,0 +1,1 @@
+"""The PanDA server: transport, two dialects behind one interface, messages, commands, credentials."""
