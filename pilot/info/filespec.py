@@ -49,6 +49,8 @@ class FileSpec:
     is_altstaged: bool = False
     may_be_missing: bool = False
     """True for an output named in ``allowNoOutput``."""
+    pattern: str = ""
+    """Regular expression of an output that was defined as ``regex|<pattern>``; empty for every ordinary file."""
 
     def require_transfer(self) -> bool:
         """True while the file still has to be moved."""

@@ -85,6 +85,10 @@ class Job:
     zipmap: str = ""
     writetofile: str = ""
     use_vp: bool = False
+    usetestasetup: bool = False
+    """The job parameters asked for the testing version of asetup (``--useTestASetup``)."""
+    usetestxrootd: bool = False
+    """The job parameters asked for the testing version of xrootd (``--useTestXRootD``)."""
     altstageout: Optional[bool] = None
     # resources
     corecount: int = 1
@@ -123,6 +127,8 @@ class Job:
     """Text of jobReport.json (or what the experiment makes of it) for the final report."""
     pilot_log_extract: str = ""
     debug_command: str = ""
+    keep_workdir: bool = False
+    """True once the server said ``nocleanup``."""
     batch_id: str = ""
     batch_type: str = ""
     start_time: float = 0.0
