@@ -150,10 +150,17 @@ class Child:
     def cpu_seconds(self) -> float:
         """CPU seconds (user + system) of everything of the tree that has ended and was collected, orphans included.
 
-        While the process runs this holds only orphans; what runs now is in /proc (``pilot.monitoring.cpu``).
+        While the process runs this holds only orphans; see ``live_cpu_seconds``.
         """
         own = self.status.user + self.status.system if self.status is not None else 0.0
         return own + self.orphan_seconds
+
+    def live_cpu_seconds(self, table: ProcTable | None = None) -> float:
+        """Return the CPU seconds used so far by the whole tree, living and ended; nothing is counted twice."""
+        # First what has ended: what ends between the two looks is missed until the next sample, not counted twice.
+        ended = self.cpu_seconds
+        table = table or procfs.scan()
+        return ended + table.cpu_seconds(info.pid for info in self._supervisor.members(self, table))
 
 
 class Supervisor:

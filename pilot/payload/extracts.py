@@ -1,0 +1,97 @@
+"""Builds the log extract (field pilotLog, at most 1,024 bytes) that people see without fetching the log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from pilot.common.errors import ErrorList
+from pilot.payload.cause import shorten
+from pilot.payload.textfiles import cut_bytes, printable, read_head, read_tail
+from pilot.util.redact import redact
+
+EXTRACT_LIMIT = 1024
+"""Bytes of UTF-8 of the server's field."""
+
+TRACER_LOG = "pandatracerlog.txt"
+
+_TRACER_LIMIT = 256
+_ERRORS_LIMIT = 300
+_PILOT_LOG_LIMIT = 280
+_WINDOW = 64 * 1024
+_LEVEL = re.compile(r"\b(?:FATAL|CRITICAL|ERROR|WARNING)\b")
+_CONNECT = re.compile(r"\bconnect: (\S+:\d+)")
+
+
+def log_extract(
+    job_id: str, state: str, workdir: Path, pilot_log: Path, stdout: Path, errors: ErrorList | None = None
+) -> str:
+    """Return the extract for a ``failed`` or ``holding`` job, empty for every other state.
+
+    Composition (payload.md 16): outbound connections that the tracer saw, the list of errors, the last warnings and errors
+    of the pilot log, and with all that is left the end of the payload's stdout.
+
+    Args:
+        job_id: PandaID.
+        state: job state of the report.
+        workdir: job work directory with the tracer's file.
+        pilot_log: the pilot's own log.
+        stdout: payload.stdout.
+        errors: the job's errors.
+    """
+    if state not in ("failed", "holding"):
+        return ""
+    parts = [
+        cut_bytes(_connections(job_id, workdir), _TRACER_LIMIT),
+        cut_bytes(_errors(errors), _ERRORS_LIMIT),
+        _pilot_log(pilot_log),
+    ]
+    text = "\n".join(part for part in parts if part)
+    room = EXTRACT_LIMIT - len(text.encode("utf-8", "replace")) - 1
+    header = f"- Tail of {stdout.name} -\n"
+    tail = redact(printable(read_tail(stdout, 4 * EXTRACT_LIMIT))).strip()
+    if tail and room > len(header) + 20:
+        tail = cut_bytes(tail, room - len(header.encode()), keep_end=True)
+        text = f"{text}\n{header}{tail}" if text else header + tail
+    return cut_bytes(text, EXTRACT_LIMIT)
+
+
+def _connections(job_id: str, workdir: Path) -> str:
+    """Return the addresses that the payload connected to, each once."""
+    text = printable(read_head(workdir / TRACER_LOG, _WINDOW)).strip()
+    if not text:
+        return ""
+    addresses = _unique(_CONNECT.findall(text))
+    return f"PandaID={job_id} had outbound connections: {', '.join(addresses) if addresses else text}"
+
+
+def _errors(errors: ErrorList | None) -> str:
+    """Return the list of errors, the reported one first."""
+    if not errors:
+        return ""
+    first = errors.primary()
+    ordered = sorted(errors, key=lambda error: error is not first)
+    return "\n".join(f"{error.code} {shorten(redact(error.diagnosis), 200)}" for error in ordered)
+
+
+def _pilot_log(path: Path) -> str:
+    """Return the last warnings and errors of the pilot log, repetitions removed, as many as fit."""
+    lines = [line for line in printable(read_tail(path, _WINDOW)).split("\n") if _LEVEL.search(line)]
+    if not lines:
+        return ""
+    header = f"- Log from {path.name} -"
+    room = _PILOT_LOG_LIMIT - len(header)
+    chosen: list[str] = []
+    for line in reversed(_unique(lines)):
+        line = shorten(redact(line.strip()), 160)
+        room -= len(line.encode("utf-8", "replace")) + 1
+        if room < 0:
+            break
+        chosen.insert(0, line)
+    return "\n".join([header, *chosen]) if chosen else ""
+
+
+def _unique(items: Iterable[str]) -> list[str]:
+    """Return the items without repetitions, the order of the first ones kept."""
+    return list(dict.fromkeys(items))
