@@ -1,7 +1,7 @@
 """Rewriting of the job parameters: what is addressed to the pilot is taken out, the rest goes to the payload.
 
-Source: job definition document, section 5 (steps 1 to 6; step 7 is in ``writetofile``). All scans are linear in the length of the text (jobPars may
-have 10 MB and are written by users), nothing raises on unbalanced quotes.
+Source: job definition document, section 5 (steps 1 to 6; step 7 is in ``writetofile``). All scans are linear in the
+length of the text (jobPars may have 10 MB and are written by users), nothing raises on unbalanced quotes.
 
 Where we differ from Pilot 2/3 on purpose: the text is split and joined again by shell rules only when one of the two
 override options is really present; both options and ``--containerImage`` are found at any place and in the ``=`` form

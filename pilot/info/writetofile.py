@@ -1,4 +1,7 @@
-"""The ``writeToFile`` field: the payload reads the names of its inputs from files (job definition document, 5, step 7)."""
+"""The ``writeToFile`` field: the payload reads the names of its inputs from files.
+
+Source: job definition document, section 5, step 7.
+"""
 
 from __future__ import annotations
 

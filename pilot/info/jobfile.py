@@ -1,0 +1,220 @@
+"""A job definition that somebody put into a file: Harvester, aCT, or a person on a test machine.
+
+Source: Harvester document, section 3; command line document, 5.2. The file is a queue of length one without a lock:
+it is validated first, then a copy is made safe on disk, then it is removed, so that a crash at any instant neither
+loses the job nor makes it run twice, and of two pilots that see the same file exactly one gets the job.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Mapping, Protocol
+
+from pilot.common.exception import PilotException
+from pilot.info.encoding import JobRefused, decode_job_text, panda_id
+
+logger = logging.getLogger(__name__)
+
+JOB_FILE = "pandaJobData.out"
+HPC_FILE = "HPCJobs.json"
+COPY = "job_definition.json"
+MAX_FILE = 256 * 1024 * 1024
+"""Largest job file, bytes."""
+
+
+class JobFileRefused(PilotException):
+    """A job file that gives no job: empty, unreadable or garbage. Trying again does not help."""
+
+    default_code = 1302
+
+
+class FileOptions(Protocol):
+    """The options that say where job files are."""
+
+    @property
+    def harvester_datadir(self) -> str:
+        """Directory of ``pandaJobData.out``; when given, no other place is searched for that file."""
+
+    @property
+    def harvester_workdir(self) -> str:
+        """Directory of ``HPCJobs.json``."""
+
+
+def job_file_places(options: FileOptions, launch_dir: Path, environ: Mapping[str, str]) -> list[Path]:
+    """Return where a job file may be, in the order of the search."""
+    if options.harvester_datadir:
+        places = [Path(options.harvester_datadir) / JOB_FILE]
+    else:
+        places = [launch_dir.parent / JOB_FILE, launch_dir / JOB_FILE]
+        if environ.get("PILOT_WORK_DIR"):
+            places.append(Path(environ["PILOT_WORK_DIR"]) / JOB_FILE)
+    for directory in (options.harvester_workdir, environ.get("HARVESTER_WORKDIR", "")):
+        if directory:
+            places.append(Path(directory) / HPC_FILE)
+    return places
+
+
+def find_job_file(options: FileOptions, launch_dir: Path, environ: Mapping[str, str]) -> Path | None:
+    """Return the first existing job file, or None.
+
+    Args:
+        options: the pilot's options.
+        launch_dir: directory that the pilot was started in; absolute.
+        environ: environment; PILOT_WORK_DIR and HARVESTER_WORKDIR are looked at.
+    """
+    places = job_file_places(options, launch_dir, environ)
+    for path in places:
+        if os.path.lexists(path):
+            logger.info("job definition found in %s", path)
+            return path
+    logger.debug("no job definition in %s", ", ".join(map(str, places)))
+    return None
+
+
+def take_job(path: Path, *, harvester_or_pod: bool, pilot_home: Path) -> list[dict[str, object]]:
+    """Take the jobs out of a job file, which is gone afterwards.
+
+    Args:
+        path: the file, see ``find_job_file``.
+        harvester_or_pod: the file is expected to be JSON (query strings are recognised nevertheless).
+        pilot_home: gets ``job_definition.json``, a copy that only the pilot's user can read (it may hold secrets); a
+            second ``pandaJobData.out`` there is removed.
+    Returns:
+        One definition or several, to be run one after the other. Each has a usable PandaID, everything else is left
+        to ``parse_job``.
+    Raises:
+        JobFileRefused: 1302 the file is empty (it stays where it is) or garbage (it is renamed to ``<name>.refused``);
+            1303 it cannot be read, copied or removed, or another pilot was faster.
+    """
+    data = _read(path)
+    if not data.strip():
+        raise JobFileRefused(f"job file {path} is empty: no job can be run; let the submitter write it again")
+    try:
+        jobs, refused = _valid_jobs(decode_job_text(data, harvester_or_pod))
+    except JobRefused as exc:
+        kept = _set_aside(path)
+        raise JobFileRefused(f"job file {path} is refused: {exc.detail}; it was kept as {kept}") from None
+    _write_copy(pilot_home / COPY, jobs)
+    _consume(path, keep=bool(refused))
+    _remove_second_copy(pilot_home / JOB_FILE, path)
+    logger.info("%d job(s) taken from %s: %s", len(jobs), path, ", ".join(panda_id(job) for job in jobs[:10]))
+    return jobs
+
+
+def _read(path: Path) -> bytes:
+    """Read a regular file of sensible size; a FIFO or a device would block or never end."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as handle:
+            status = os.fstat(handle.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise JobFileRefused(f"job file {path} is no regular file; job refused", code=1303)
+            if status.st_size > MAX_FILE:
+                raise JobFileRefused(f"job file {path} has {status.st_size} bytes, limit {MAX_FILE}; job refused")
+            return handle.read(MAX_FILE + 1)
+    except OSError as exc:
+        raise JobFileRefused(f"job file {path} cannot be read: {exc.strerror}", code=1303) from exc
+
+
+def _valid_jobs(found: list[dict[str, object]]) -> tuple[list[dict[str, object]], int]:
+    """Return the jobs with a usable and unique PandaID, and how many others there were.
+
+    Raises:
+        JobRefused: none has one.
+    """
+    jobs: dict[str, dict[str, object]] = {}
+    refused = 0
+    reason: JobRefused | None = None
+    for number, job in enumerate(found, 1):
+        try:
+            key = panda_id(job)
+        except JobRefused as exc:
+            reason = exc
+            refused += 1
+            logger.error("entry %d of the job file is refused: %s", number, exc.detail)
+            continue
+        if key in jobs:
+            refused += 1
+            logger.error("entry %d of the job file is refused: job %s is in it twice", number, key)
+            continue
+        jobs[key] = job
+    if not jobs and reason is not None:
+        raise reason
+    return list(jobs.values()), refused
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a refused file, so that nobody takes it for a fresh one."""
+    target = path.with_name(path.name + ".refused")
+    try:
+        os.replace(path, target)
+    except OSError as exc:
+        logger.warning("%s cannot be renamed: %s", path, exc.strerror)
+        return path
+    return target
+
+
+def _write_copy(target: Path, jobs: list[dict[str, object]]) -> None:
+    """Write ``{"<PandaID>": {...}}`` atomically and durably, readable by the owner only."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as handle:
+            json.dump({panda_id(job): job for job in jobs}, handle, indent=1)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, target)
+        _sync_directory(target.parent)
+    except OSError as exc:
+        temporary.unlink(missing_ok=True)
+        text = f"the job definition cannot be kept in {target}: {exc.strerror}; the job file was left where it is"
+        raise JobFileRefused(text, code=1303) from exc
+
+
+def _consume(path: Path, *, keep: bool) -> None:
+    """Remove the job file; exactly one of several pilots succeeds in that.
+
+    A file with refused entries is renamed in place of being removed.
+    """
+    try:
+        if keep:
+            os.rename(path, path.with_name(path.name + ".refused"))
+        else:
+            os.unlink(path)
+    except FileNotFoundError as exc:
+        text = f"job file {path} vanished while it was read: another pilot has taken the job"
+        raise JobFileRefused(text, code=1303) from exc
+    except OSError as exc:
+        text = f"job file {path} cannot be removed ({exc.strerror}): its job could be run twice; make {path.parent} writable"
+        raise JobFileRefused(text, code=1303) from exc
+    _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename or a removal durable; some file systems cannot, which is not worth a job."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        logger.debug("%s cannot be opened for a sync: %s", directory, exc.strerror)
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        logger.debug("%s cannot be synced: %s", directory, exc.strerror)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_second_copy(copy: Path, used: Path) -> None:
+    """Remove a second job file in the pilot's home, which would be found by the next pilot there."""
+    try:
+        if os.path.lexists(copy) and copy.absolute() != used.absolute():
+            copy.unlink()
+            logger.info("second copy of the job definition removed: %s", copy)
+    except OSError as exc:
+        logger.warning("%s is a second copy of the job definition and cannot be removed: %s", copy, exc.strerror)
