@@ -138,6 +138,8 @@ def apply_environment(options: Options, environ: Mapping[str, str]) -> Options:
     lifetime = environ.get("PANDAPILOT_LIFETIME", "").strip()
     if lifetime.isascii() and lifetime.isdigit():
         options = replace(options, lifetime=int(lifetime))
+    elif lifetime:
+        sys.stderr.write(f"pilot.py: PANDAPILOT_LIFETIME={lifetime!r} is not a number of seconds: ignored\n")
     if not options.baseurls and environ.get("PANDA_BASE_URLS"):
         options = replace(options, baseurls=environ["PANDA_BASE_URLS"])
     if "NO_CVMFS_OK" in environ:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from pilot.common.exception import PilotException
+from pilot.settings_files import Problems, read_ini, read_yaml, suggestion
 from pilot.settings_sections import (
     SECTIONS,
     ContainerSection,
@@ -56,20 +57,8 @@ _OPTION_KEYS = {
     "rucio_host": ("--rucio-host", "rucio.host"),
     "server_api": ("--server-api", "server.api"),
 }
-# Old spellings, lower case as configparser gives them.
-_INI_ALIASES = {
-    "harvester.workerattributesfile": "harvester.workerattributes_file",
-    "harvester.stageoutnfile": "harvester.stageoutn_file",
-}
-# Keys of the reference's file that nothing reads (any more): sites carry them, nobody needs a warning.
-_INI_UNUSED = {
-    "experiment.name", "pilot.iddsserver", "pilot.output_verification_time", "pilot.error_log",
-    "pilot.utility_before_payload", "pilot.utility_with_payload", "pilot.utility_with_stagein", "payload.checks",
-    "payload.memory_limits", "container.pid_file",
-}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])i?)?b?", re.IGNORECASE)
 _SIZE_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _TRUE, _FALSE = {"true", "yes", "t", "y", "1", "on"}, {"false", "no", "f", "n", "0", "off"}
 
 
@@ -83,7 +72,7 @@ class SettingsError(PilotException):
         self.problems = problems
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Settings:
     """All settings, one attribute per section: ``settings.pilot.heartbeat``."""
 
@@ -136,14 +125,6 @@ class _Layer(NamedTuple):
     """An unknown key is an error, not a warning."""
 
 
-class _Problems:
-    """Collects what is wrong, so that one start shows all of it."""
-
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-        self.warnings: list[str] = []
-
-
 def all_keys() -> Iterator[tuple[str, Field[Any]]]:
     """Yield (``section.key``, dataclass field) for every setting; the field's metadata has doc, unit and bounds."""
     for section, cls in SECTIONS.items():
@@ -173,10 +154,10 @@ def load_settings(
     Raises:
         SettingsError: a file that cannot be read, an unknown key, a value of the wrong type or out of bounds.
     """
-    problems = _Problems()
+    problems = Problems()
     layers: list[_Layer] = []
     if experiment_file is not None:
-        layers.append(_Layer("experiment", _read_yaml(experiment_file, environ, problems)))
+        layers.append(_Layer("experiment", read_yaml(experiment_file, environ, problems)))
     layers.extend(_site_layers(options, environ, problems))
     layers.extend(_environment_layers(environ))
     if options is not None:
@@ -186,11 +167,11 @@ def load_settings(
 
 def default_settings(**overrides: object) -> Settings:
     """Return the packaged defaults, for tests and API use; ``default_settings(**{"pilot.heartbeat": 5})`` overrides."""
-    return _build([_Layer("argument", overrides)], _Problems())
+    return _build([_Layer("argument", overrides)], Problems())
 
 
-def _build(layers: list[_Layer], problems: _Problems) -> Settings:
-    raw = _read_yaml(DEFAULT_FILE, {}, problems)
+def _build(layers: list[_Layer], problems: Problems) -> Settings:
+    raw = read_yaml(DEFAULT_FILE, {}, problems)
     values: dict[str, Any] = {key: _convert(key, value, "default", problems) for key, value in raw.items()}
     defaults = dict(values)
     origins: dict[str, str] = {}
@@ -216,18 +197,18 @@ def _build(layers: list[_Layer], problems: _Problems) -> Settings:
     return Settings(**sections, origins=origins, warnings=tuple(problems.warnings), changes=changes)
 
 
-def _site_layers(options: Optional[Options], environ: Mapping[str, str], problems: _Problems) -> Iterator[_Layer]:
+def _site_layers(options: Optional[Options], environ: Mapping[str, str], problems: Problems) -> Iterator[_Layer]:
     named = environ.get("HARVESTER_PILOT_CONFIG", "")
     if named:
         path = Path(named)
         if not path.is_file():
             problems.warnings.append(f"HARVESTER_PILOT_CONFIG names {named}, which is not a file: ignored")
         elif path.suffix in (".yaml", ".yml"):
-            yield _Layer(f"site file {named}", _read_yaml(path, environ, problems))
+            yield _Layer(f"site file {named}", read_yaml(path, environ, problems))
         else:
-            yield _Layer(f"site file {named}", _read_ini(path, environ, problems), strict=False)
+            yield _Layer(f"site file {named}", read_ini(path, environ, problems), strict=False)
     if options is not None and options.config:
-        yield _Layer(f"site file {options.config}", _read_yaml(Path(options.config), environ, problems))
+        yield _Layer(f"site file {options.config}", read_yaml(Path(options.config), environ, problems))
 
 
 def _environment_layers(environ: Mapping[str, str]) -> Iterator[_Layer]:
@@ -240,7 +221,7 @@ def _environment_layers(environ: Mapping[str, str]) -> Iterator[_Layer]:
             yield _Layer(f"environment {name}", {f"{section}.{key}".lower(): environ[name]})
 
 
-def _option_layers(options: Options, problems: _Problems) -> Iterator[_Layer]:
+def _option_layers(options: Options, problems: Problems) -> Iterator[_Layer]:
     for dest, (option, key) in _OPTION_KEYS.items():
         value = getattr(options, dest)
         if value:
@@ -253,77 +234,7 @@ def _option_layers(options: Options, problems: _Problems) -> Iterator[_Layer]:
             yield _Layer("option --set", {key.strip().lower(): value.strip()})
 
 
-def _read_yaml(path: Path, environ: Mapping[str, str], problems: _Problems) -> dict[str, Any]:
-    """Return a YAML file flattened to ``section.key``; what is wrong goes to ``problems``."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        document = yaml.load(path.read_bytes(), Loader=loader)  # noqa: S506 - both loaders are safe ones
-    except OSError as exc:
-        problems.errors.append(f"{path}: cannot be read ({exc.strerror})")
-        return {}
-    except (yaml.YAMLError, UnicodeError) as exc:
-        problems.errors.append(f"{path}: not valid YAML ({' '.join(str(exc).split())})")
-        return {}
-    flat: dict[str, Any] = {}
-    if document is None:
-        return flat
-    if not isinstance(document, dict):
-        problems.errors.append(f"{path}: expected sections with keys, found a {type(document).__name__}")
-        return flat
-    for section, content in document.items():
-        if content is None:
-            continue
-        if not isinstance(content, dict):
-            problems.errors.append(f"{path}: section {section!r} must hold keys{suggestion(str(section), SECTIONS)}")
-            continue
-        for key, value in content.items():
-            flat[f"{section}.{key}".lower()] = _expand(value, environ, f"{path}: {section}.{key}", problems)
-    return flat
-
-
-def _read_ini(path: Path, environ: Mapping[str, str], problems: _Problems) -> dict[str, Any]:
-    """Return an INI file flattened to ``section.key``, converted by the rules of cli-config 3.1."""
-    import configparser
-
-    parser = configparser.ConfigParser(interpolation=None, strict=False, allow_no_value=True)
-    try:
-        parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
-    except OSError as exc:
-        problems.errors.append(f"{path}: cannot be read ({exc.strerror})")
-    except (configparser.Error, UnicodeError) as exc:
-        problems.errors.append(f"{path}: not a valid INI file ({' '.join(str(exc).split())})")
-    flat: dict[str, Any] = {}
-    for section in parser.sections():
-        for name, text in parser.items(section):
-            key = f"{section}.{name}".lower()
-            key = _INI_ALIASES.get(key, key)
-            if key not in _INI_UNUSED:
-                flat[key] = _ini_value(_expand(text or "", environ, f"{path}: [{section}] {name}", problems))
-    return flat
-
-
-def _ini_value(text: str) -> object:
-    lowered = text.lower()
-    if lowered in ("true", "false", "none"):
-        return {"true": True, "false": False, "none": None}[lowered]
-    return int(text) if text.isascii() and text.isdigit() else text
-
-
-def _expand(value: Any, environ: Mapping[str, str], where: str, problems: _Problems) -> Any:
-    """Replace ``$NAME`` or ``${NAME}`` at the beginning of a string by the environment variable."""
-    match = _VARIABLE.match(value) if isinstance(value, str) else None
-    if match is None:
-        return value
-    name = match.group(1) or match.group(2)
-    if name not in environ:
-        problems.errors.append(f"{where}: the environment has no variable {name}, which the value {value!r} names")
-        return value
-    return environ[name] + value[match.end():]
-
-
-def _convert(key: str, value: Any, origin: str, problems: _Problems) -> Any:
+def _convert(key: str, value: Any, origin: str, problems: Problems) -> Any:
     """Return ``value`` as the type that the key asks for; what is wrong goes to ``problems``."""
     item = _schema_of(key)
     kind = str(item.type)
@@ -395,14 +306,3 @@ def _to_mapping(value: object) -> Mapping[str, Any]:
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "int": _to_int, "float": _to_float, "bool": _to_bool, "str": _to_str, "tuple": _to_tuple, "Mapping": _to_mapping,
 }
-
-
-def suggestion(word: str, known: Mapping[str, Any]) -> str:
-    """Return ``, did you mean 'x'?`` for the known word nearest to ``word``, else an empty string."""
-    import difflib
-
-    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
-    if not near:  # the right key in the wrong section
-        tail = word.lower().rpartition(".")[2]
-        near = [name for name in known if name.rpartition(".")[2] == tail][:1]
-    return f", did you mean {near[0]!r}?" if near else ""

@@ -7,7 +7,7 @@ Sections ``pilot`` to ``workernode`` carry the names that sites know from the re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import FrozenInstanceError, dataclass, field
 from typing import Any
 
 
@@ -16,8 +16,35 @@ def _key(doc: str, unit: str = "", *, choices: tuple[str, ...] = (), minimum: fl
     return field(metadata={"doc": doc, "unit": unit, "choices": choices, "minimum": minimum})
 
 
-@dataclass(frozen=True)
-class PilotSection:
+_section = dataclass(init=False, repr=False, eq=False)
+
+
+@_section
+class Section:
+    """Base of the sections: immutable; the methods stand here once, because generating them for each of the
+    sections would cost every pilot some milliseconds at start."""
+
+    def __init__(self, **values: Any) -> None:
+        missing = self.__class__.__dataclass_fields__.keys() ^ values.keys()  # type: ignore[attr-defined]
+        if missing:
+            raise TypeError(f"{type(self).__name__}: missing or unknown: {', '.join(sorted(missing))}")
+        self.__dict__.update(values)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise FrozenInstanceError(f"settings are frozen: cannot assign {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.__dict__ == self.__dict__
+
+    def __hash__(self) -> int:
+        return id(type(self))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__dict__.items())})"
+
+
+@_section
+class PilotSection(Section):
     """File names, time intervals and local limits of the pilot itself."""
 
     pilotlog: str = _key("pilot log in PILOT_HOME; the wrapper watches its modification time")
@@ -72,8 +99,8 @@ class PilotSection:
     load_factor: float = _key("too high: 1-minute load above cores times this", minimum=0)
 
 
-@dataclass(frozen=True)
-class InformationSection:
+@_section
+class InformationSection(Section):
     """Where queue and storage descriptions come from."""
 
     cache_dir: str = _key("directory of the cached descriptions; empty = PILOT_HOME")
@@ -89,8 +116,8 @@ class InformationSection:
     acopytools: Mapping[str, Any] = _key("activity -> list of copytools; overrides the queue's when not empty")
 
 
-@dataclass(frozen=True)
-class PayloadSection:
+@_section
+class PayloadSection(Section):
     """Files that the payload writes."""
 
     jobreport: str = _key("job report")
@@ -100,8 +127,8 @@ class PayloadSection:
     error_report: str = _key('a payload may write {"error_code": int, "error_diag": str} here')
 
 
-@dataclass(frozen=True)
-class ContainerSection:
+@_section
+class ContainerSection(Section):
     """Container set-up and the files of containerised helpers."""
 
     setup_type: str = _key("ALRB, or singularity/apptainer for direct execution")
@@ -120,8 +147,8 @@ class ContainerSection:
     middleware_stageout_stderr: str = _key("standard error of the stage-out helper")
 
 
-@dataclass(frozen=True)
-class HarvesterSection:
+@_section
+class HarvesterSection(Section):
     """Names of the files that are shared with Harvester (its own configuration must have the same)."""
 
     job_request_file: str = _key("asks Harvester for another job")
@@ -132,22 +159,22 @@ class HarvesterSection:
     stageoutn_file: str = _key("outputs that Harvester is to store")
 
 
-@dataclass(frozen=True)
-class HpcSection:
+@_section
+class HpcSection(Section):
     """HPC machines."""
 
     scratch: str = _key("scratch directory of the compute nodes")
 
 
-@dataclass(frozen=True)
-class FileSection:
+@_section
+class FileSection(Section):
     """Files and their checksums."""
 
     checksum_type: str = _key("checksum of outputs", choices=("adler32", "md5"))
 
 
-@dataclass(frozen=True)
-class RucioSection:
+@_section
+class RucioSection(Section):
     """The Rucio service."""
 
     url: str = _key("trace server")
@@ -155,31 +182,31 @@ class RucioSection:
     host: str = _key("Rucio server when --rucio-host is empty")
 
 
-@dataclass(frozen=True)
-class MessageBrokerSection:
+@_section
+class MessageBrokerSection(Section):
     """ActiveMQ, for --subscribe-to-msgsvc."""
 
     url: str = _key("host name; an alias is resolved to all brokers behind it")
     receiver_port: int = _key("STOMP port", minimum=1)
 
 
-@dataclass(frozen=True)
-class TokenSection:
+@_section
+class TokenSection(Section):
     """OIDC token."""
 
     download_check: int = _key("between looks whether the token must be renewed", "s", minimum=1)
 
 
-@dataclass(frozen=True)
-class WorkernodeSection:
+@_section
+class WorkernodeSection(Section):
     """Descriptions of the node that are sent to the server."""
 
     map: str = _key("worker node map")
     gpu_map: str = _key("GPU map")
 
 
-@dataclass(frozen=True)
-class ServerSection:
+@_section
+class ServerSection(Section):
     """How the pilot talks to the PanDA server."""
 
     api: str = _key("server interface; auto = v1, legacy where the server has no v1", choices=("auto", "v1", "legacy"))
@@ -199,8 +226,8 @@ class ServerSection:
     worker_status_attempts: int = _key("attempts of a worker status update", minimum=1)
 
 
-@dataclass(frozen=True)
-class TransfersSection:
+@_section
+class TransfersSection(Section):
     """Stage-in and stage-out."""
 
     parallel: int = _key("transfers at a time", minimum=1)
@@ -210,8 +237,8 @@ class TransfersSection:
     fsync: bool = _key("force copied files to disk before they count as stored")
 
 
-@dataclass(frozen=True)
-class ShutdownSection:
+@_section
+class ShutdownSection(Section):
     """The way out after a signal or a kill."""
 
     deadline: float = _key("from the signal to the exit", "s", minimum=0)
@@ -219,8 +246,8 @@ class ShutdownSection:
     term_grace: float = _key("between SIGTERM and SIGKILL of a payload", "s", minimum=0)
 
 
-@dataclass(frozen=True)
-class LimitsSection:
+@_section
+class LimitsSection(Section):
     """Limits of a job that no queue or job parameter sets."""
 
     looping_analysis: int = _key("without activity = looping, analysis jobs", "s", minimum=1)
@@ -229,8 +256,8 @@ class LimitsSection:
     reserve_space: int = _key("free local space kept beyond inputs and expected outputs", "bytes", minimum=0)
 
 
-@dataclass(frozen=True)
-class JobsSection:
+@_section
+class JobsSection(Section):
     """How jobs follow each other and are reported."""
 
     pipelining: bool = _key("fetch and stage in the next job while the outputs of the last one leave")
@@ -238,15 +265,15 @@ class JobsSection:
     pilot_timing_fields: int = _key("fields of pilotTiming: 5, or 6 as Pilot 3 sends", minimum=5)
 
 
-@dataclass(frozen=True)
-class MonitorSection:
+@_section
+class MonitorSection(Section):
     """Sampling of the payload."""
 
     cpu_interval: float = _key("between CPU samples of the payload", "s", minimum=1)
 
 
-@dataclass(frozen=True)
-class PluginsSection:
+@_section
+class PluginsSection(Section):
     """Plug-ins outside this package: name -> ``module:Class``. Entry points need no entry here."""
 
     experiments: Mapping[str, Any] = _key("experiment name (--pilot-user, lower case) -> module:Class")
@@ -254,7 +281,7 @@ class PluginsSection:
     resources: Mapping[str, Any] = _key("HPC resource name (--hpc-resource, lower case) -> module:Class")
 
 
-SECTIONS: dict[str, type] = {
+SECTIONS: dict[str, type[Section]] = {
     "pilot": PilotSection,
     "information": InformationSection,
     "payload": PayloadSection,
