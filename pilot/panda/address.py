@@ -16,8 +16,8 @@ CERN_ALIAS = "pandaserver.cern.ch"
 def base_url(url: str, port: int, configured: str = "https://pandaserver.cern.ch:25443") -> str:
     """Return the base URL, without a slash at its end, from ``--url``, ``-p`` and the setting ``Pilot.pandaserver``.
 
-    A missing scheme is https; a port in the URL wins over ``port``; a path is kept. An empty ``url`` means ``configured``,
-    to which ``port`` is not applied (server-api.md 1.2, cli-config.md 2.4).
+    A missing scheme is https; a port in the URL wins over ``port``; a path is kept. An empty ``url`` means
+    ``configured``, to which ``port`` is not applied (server-api.md 1.2, cli-config.md 2.4).
     """
     text = (url or configured).strip().rstrip("/")
     scheme, mark, rest = text.rpartition("://")

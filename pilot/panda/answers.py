@@ -1,6 +1,6 @@
 """What the server's answers mean: parsing of bodies, requests and answers as data, and the verdict on a report.
 
-HTTP 200 is no success, the Content-Type is no guide, and one refusal has a dozen spellings (server-api.md 1.3, 2, 4, 10).
+HTTP 200 is no success, the Content-Type is no guide, and one refusal has many spellings (server-api.md 1.3, 2, 4, 10).
 """
 
 from __future__ import annotations
@@ -66,13 +66,25 @@ class JobRequest:
     def message(self) -> dict[str, object]:
         """Return the legacy names and values of what is known."""
         values: dict[str, object] = {
-            "siteName": self.site_name, "computingElement": self.computing_element,
-            "prodSourceLabel": self.prod_source_label, "diskSpace": self.disk_space, "mem": self.memory, "cpu": self.cpu,
-            "node": self.node, "workingGroup": self.working_group, "countryGroup": self.country_group,
-            "allowOtherCountry": "True" if self.allow_other_country else None, "jobType": self.job_type,
-            "prodUserID": self.prod_user_id, "taskID": self.task_id, "viaTopic": self.via_topic or None,
-            "resourceType": self.resource_type, "harvester_id": self.harvester_id, "worker_id": self.worker_id,
-            "remaining_time": self.remaining_time, "nJobs": self.n_jobs if self.n_jobs > 1 else None,
+            "siteName": self.site_name,
+            "computingElement": self.computing_element,
+            "prodSourceLabel": self.prod_source_label,
+            "diskSpace": self.disk_space,
+            "mem": self.memory,
+            "cpu": self.cpu,
+            "node": self.node,
+            "workingGroup": self.working_group,
+            "countryGroup": self.country_group,
+            "allowOtherCountry": "True" if self.allow_other_country else None,
+            "jobType": self.job_type,
+            "prodUserID": self.prod_user_id,
+            "taskID": self.task_id,
+            "viaTopic": self.via_topic or None,
+            "resourceType": self.resource_type,
+            "harvester_id": self.harvester_id,
+            "worker_id": self.worker_id,
+            "remaining_time": self.remaining_time,
+            "nJobs": self.n_jobs if self.n_jobs > 1 else None,
         }
         return {name: value for name, value in values.items() if value is not None and value != ""}
 
@@ -136,7 +148,7 @@ _URL_ENCODED = re.compile(r"StatusCode=-?\d+(&|$)")
 
 
 def parse_legacy(text: str) -> dict[str, object] | None:
-    """Return the dictionary of a legacy answer, JSON first, else URL-encoded (blank values kept); None for other texts."""
+    """Return the dictionary of a legacy answer, JSON, else URL-encoded (blank values kept); None for other texts."""
     text = text.strip()
     if text.startswith("{"):
         try:
@@ -175,7 +187,7 @@ def secrets_of(value: object) -> dict[str, str]:
 
 
 def event_answer(values: object) -> EventUpdateAnswer:
-    """Return the answer to an update of event ranges; ``Returns`` and ``Command(s)`` are objects or JSON texts of them."""
+    """Return the answer to an update of event ranges; ``Returns`` and ``Command(s)`` are objects or JSON texts."""
     mapping = values if isinstance(values, dict) else {}
     returns = _object_of(mapping.get("Returns", mapping.get("returns")))
     commands = _object_of(mapping.get("Command", mapping.get("Commands")))
@@ -197,8 +209,17 @@ def _object_of(value: object) -> object:
 
 # --- refusals --------------------------------------------------------------------------------------------------------
 
-_ROLE_TEXTS = ("production or pilot role required", "production or pilot role is required", "no production/pilot role in VOMS FQANs")
-_IDENTITY_TEXTS = ("SSL secure connection is required", "Token authentication failed", "is banned", "failed to retrieve DN")
+_ROLE_TEXTS = (
+    "production or pilot role required",
+    "production or pilot role is required",
+    "no production/pilot role in VOMS FQANs",
+)
+_IDENTITY_TEXTS = (
+    "SSL secure connection is required",
+    "Token authentication failed",
+    "is banned",
+    "failed to retrieve DN",
+)
 _REJECTED_NAME = re.compile(r"unexpected keyword argument '(\w+)'|Type error: '(\w+)'")
 _PATH_TROUBLE = re.compile(r"values to unpack|index out of range|list index|unparsable|invalid path")
 
@@ -238,7 +259,9 @@ def check_http(reply: Reply, what: str) -> None:
     if reply.status != 200:
         # 503 and 4xx come from a gate before the application; 500, 502 and 504 may come after it did its work.
         processed = reply.status in (500, 502, 504)
-        raise TransportError(f"{what}: HTTP {reply.status}: {excerpt(reply.text)}", maybe_processed=processed, status=reply.status)
+        raise TransportError(
+            f"{what}: HTTP {reply.status}: {excerpt(reply.text)}", maybe_processed=processed, status=reply.status
+        )
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
@@ -263,7 +286,9 @@ def judge(
         # repeated after the adder, `alreadydone` one before it (recorded).
         words = () if final else split_words(word)
         return UpdateAnswer(Verdict.DELIVERED, word, words, secrets if isinstance(secrets, str) else "", text, "", OK)
-    return UpdateAnswer(_failure_verdict(status_code, text, rejected), text=text, drop_field=rejected, status_code=status_code)
+    return UpdateAnswer(
+        _failure_verdict(status_code, text, rejected), text=text, drop_field=rejected, status_code=status_code
+    )
 
 
 def _failure_verdict(status_code: int | None, text: str, rejected: str) -> Verdict:

@@ -95,7 +95,8 @@ class ApiV1:
         items = envelope.data if isinstance(envelope.data, list) else []
         return {
             str(item.get("job_id")): (str(item.get("status")), int(item.get("attempt_number") or 0))
-            for item in items if isinstance(item, dict)
+            for item in items
+            if isinstance(item, dict)
         }
 
     def set_debug_mode(self, job_id: str, on: bool) -> bool:
@@ -137,7 +138,9 @@ class ApiV1:
 
     def get_access_token(self, client_name: str, token_key: str) -> str:
         """Return a new OIDC token."""
-        return self._secret("get_access_token", [("client_name", client_name), ("token_key", token_key)], "user_proxy")[0]
+        return self._secret("get_access_token", [("client_name", client_name), ("token_key", token_key)], "user_proxy")[
+            0
+        ]
 
     def get_token_key(self, client_name: str) -> str:
         """Return the key that get_access_token wants."""
@@ -153,7 +156,9 @@ class ApiV1:
 
     def get_user_secrets(self, keys: Sequence[str]) -> dict[str, str]:
         """Return secrets by key; v1 sends them as a JSON text."""
-        data = self._success(self._get("creds/get_user_secrets", [("keys", key) for key in keys]), "get_user_secrets").data
+        data = self._success(
+            self._get("creds/get_user_secrets", [("keys", key) for key in keys]), "get_user_secrets"
+        ).data
         return answers.secrets_of(data)
 
     def _secret(self, method: str, params: Params, *names: str) -> list[str]:
@@ -187,7 +192,9 @@ class ApiV1:
     def event_range_count(self, job_id: str, jobset_id: str, task_id: str) -> int:
         """Return how many event ranges wait."""
         params = [("job_id", job_id), ("jobset_id", jobset_id), ("task_id", task_id)]
-        data = self._success(self._get("event/get_available_event_range_count", params), "get_available_event_range_count").data
+        data = self._success(
+            self._get("event/get_available_event_range_count", params), "get_available_event_range_count"
+        ).data
         return int(str(data))
 
     def event_range_statuses(self, ids: Sequence[Mapping[str, int]]) -> dict[str, dict[str, dict[str, object]]]:
@@ -254,5 +261,11 @@ def _judged(envelope: Envelope, message: Mapping[str, object]) -> UpdateAnswer:
         code = None
     # `success` may be true beside StatusCode 30 and "Database error" (recorded): both must be good.
     rejected = "" if envelope.success else legacy_name(answers.rejected_name(envelope.message))
-    return judge(code, envelope.message, final=final, command=data.get("command"), secrets=data.get("pilotSecrets"),
-                 rejected=rejected)
+    return judge(
+        code,
+        envelope.message,
+        final=final,
+        command=data.get("command"),
+        secrets=data.get("pilotSecrets"),
+        rejected=rejected,
+    )

@@ -1,4 +1,4 @@
-"""Who the pilot is for the server: X509 proxy, CA directory, OIDC token and origin; looked up anew for every request."""
+"""Who the pilot is for the server: X509 proxy, CA directory, OIDC token and origin; looked at anew for each request."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class Credentials:
         return next((path for path in candidates if path and os.path.isfile(path)), "")
 
     def ca_path(self) -> str:
-        """Return the first existing CA directory (or file) of ``--capath``, X509_CERT_DIR, the grid default; "" = none."""
+        """Return the first existing CA directory (or file) of ``--capath``, X509_CERT_DIR, grid default; "" = none."""
         candidates = (self._capath, self._environ.get("X509_CERT_DIR", ""), _DEFAULT_CA)
         return next((path for path in candidates if path and os.path.exists(path)), "")
 
     def client_certificate(self) -> str:
-        """Return the file to present in TLS, "" for none: with a token there is none, the certificate's identity would win."""
+        """Return the file to present in TLS; "" with a token, whose identity a certificate would override."""
         return "" if self.token() else self.proxy()
 
     # --- OIDC token --------------------------------------------------------------------------------------------------
@@ -99,7 +99,9 @@ class Credentials:
                 return token
         path = self._find(self.token_name())
         if not path:
-            self._warn("token", "token file %s was not found in any of its places, the X509 proxy is used", self.token_name())
+            self._warn(
+                "token", "token file %s was not found in any of its places, the X509 proxy is used", self.token_name()
+            )
             return ""
         return self._read_token(path)
 
@@ -245,7 +247,7 @@ def write_secret(path: Path, text: str) -> None:
 
 
 def store_user_proxy(proxy: str, path: Path, home: Path) -> Path:
-    """Store a downloaded user proxy at ``path``, or in ``home`` when that directory cannot be written; returns the place."""
+    """Store a downloaded proxy at ``path``, or in ``home`` if that directory cannot be written; returns the place."""
     try:
         write_secret(path, proxy)
     except FileHandlingFailure:

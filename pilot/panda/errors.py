@@ -8,8 +8,8 @@ from pilot.common.exception import CommunicationFailure
 class TransportError(CommunicationFailure):
     """No usable answer: connection, TLS, time-out, HTTP 5xx, or a body that nobody can read. Trying again may help.
 
-    ``maybe_processed`` is False when the request cannot have had an effect; after a getJob with True a job may have been
-    given out (server-api.md 5.4). ``status`` is the HTTP status, 0 without one.
+    ``maybe_processed`` is False when the request cannot have had an effect; after a getJob with True a job may
+    have been given out (server-api.md 5.4). ``status`` is the HTTP status, 0 without one.
     """
 
     def __init__(self, *details: object, maybe_processed: bool = True, status: int = 0) -> None:

@@ -60,7 +60,9 @@ class Legacy:
 
     def update_jobs(self, messages: Sequence[Mapping[str, object]], harvester_id: str) -> list[UpdateAnswer]:
         """Send several updates in one request; answers in the same order."""
-        arguments = {"jobList": json.dumps([to_legacy(UPDATE_FIELDS, message) for message in messages], allow_nan=False)}
+        arguments = {
+            "jobList": json.dumps([to_legacy(UPDATE_FIELDS, message) for message in messages], allow_nan=False)
+        }
         if harvester_id:
             arguments["harvester_id"] = harvester_id
         reply = self._post("updateJobsInBulk", arguments)
@@ -97,7 +99,13 @@ class Legacy:
 
     def update_worker_status(self, worker_id: str, harvester_id: str, status: str, site: str, node: str) -> None:
         """Report ``started`` or ``finished``."""
-        arguments = {"workerID": worker_id, "harvesterID": harvester_id, "status": status, "site": site, "node_id": node}
+        arguments = {
+            "workerID": worker_id,
+            "harvesterID": harvester_id,
+            "status": status,
+            "site": site,
+            "node_id": node,
+        }
         self._checked("updateWorkerPilotStatus", arguments)
 
     def update_worker_node(self, description: Mapping[str, object]) -> str:
@@ -131,12 +139,15 @@ class Legacy:
 
     def get_proxy(self, role: str, dn: str) -> str:
         """Return a proxy (PEM)."""
-        return _required(self._checked("getProxy", {"role": role, **({"dn": dn} if dn else {})}), "userProxy", "getProxy")
+        return _required(
+            self._checked("getProxy", {"role": role, **({"dn": dn} if dn else {})}), "userProxy", "getProxy"
+        )
 
     def get_access_token(self, client_name: str, token_key: str) -> str:
         """Return a new OIDC token."""
-        reply = self._transport.get("/server/panda/get_access_token",
-                                    [("client_name", client_name), ("token_key", token_key)])
+        reply = self._transport.get(
+            "/server/panda/get_access_token", [("client_name", client_name), ("token_key", token_key)]
+        )
         return _required(self._ok(reply, "get_access_token"), "userProxy", "get_access_token")
 
     def get_token_key(self, client_name: str) -> str:
@@ -269,8 +280,13 @@ def _bulk_item(item: object) -> dict[str, object]:
 
 def _judged(values: Mapping[str, object], message: Mapping[str, object]) -> UpdateAnswer:
     text = str(values.get("errorDialog") or values.get("ErrorDiag") or "")
-    return judge(answers.status_code_of(values), text, final=message.get("state") in FINAL_STATES,
-                 command=values.get("command"), secrets=values.get("pilotSecrets"))
+    return judge(
+        answers.status_code_of(values),
+        text,
+        final=message.get("state") in FINAL_STATES,
+        command=values.get("command"),
+        secrets=values.get("pilotSecrets"),
+    )
 
 
 def _required(values: Mapping[str, object], name: str, what: str) -> str:

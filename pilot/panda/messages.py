@@ -1,6 +1,6 @@
 """Builds the heartbeat and the final report from a Job: one dictionary with legacy names, whatever the dialect.
 
-The dialects rename, cast and cut it (``values.py``). Unknown fields are left out, never sent as null (server-api.md 6.2).
+The dialects rename, cast and cut it (``values.py``). Unknown fields are left out, never null (server-api.md 6.2).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class ReportEnvironment:
     """What a report says of pilot and node; the same for all reports of a pilot.
 
     ``gtag`` (GTAG: URL of the batch log), ``scheduler_id`` (PANDA_JSID), ``version_tag`` (``-i``), ``pilot_version``,
-    ``node`` (``slot@host``), ``cpu_consumption_unit`` (``s+<model>[+AVX2]``), ``cpu_architecture_level`` (``x86_64-v3``),
-    ``kubernetes`` (K8S_JOB_ID is set), ``reached_maxtime`` (REACHED_MAXTIME is set), ``pilot_timing_fields`` 5 or 6.
+    ``node`` (``slot@host``), ``cpu_consumption_unit`` (``s+<model>[+AVX2]``), ``cpu_architecture_level``
+    (``x86_64-v3``), ``kubernetes`` (K8S_JOB_ID is set), ``pilot_timing_fields`` (5 or 6).
     """
 
     site_name: str
@@ -56,15 +56,29 @@ class ReportEnvironment:
 
     @classmethod
     def from_environ(
-        cls, environ: Mapping[str, str], *, site_name: str, node: str, pilot_version: str, version_tag: str = "PR",
-        cpu_consumption_unit: str = "", cpu_architecture_level: str = "", pilot_timing_fields: int = 5,
+        cls,
+        environ: Mapping[str, str],
+        *,
+        site_name: str,
+        node: str,
+        pilot_version: str,
+        version_tag: str = "PR",
+        cpu_consumption_unit: str = "",
+        cpu_architecture_level: str = "",
+        pilot_timing_fields: int = 5,
     ) -> ReportEnvironment:
         """Return the environment of this pilot; GTAG, PANDA_JSID and K8S_JOB_ID are read from ``environ``."""
         return cls(
-            site_name=site_name, node=node, pilot_version=pilot_version, version_tag=version_tag,
-            gtag=environ.get("GTAG") or "unknown", scheduler_id=environ.get("PANDA_JSID") or "unknown",
-            cpu_consumption_unit=cpu_consumption_unit, cpu_architecture_level=cpu_architecture_level,
-            kubernetes="K8S_JOB_ID" in environ, pilot_timing_fields=pilot_timing_fields,
+            site_name=site_name,
+            node=node,
+            pilot_version=pilot_version,
+            version_tag=version_tag,
+            gtag=environ.get("GTAG") or "unknown",
+            scheduler_id=environ.get("PANDA_JSID") or "unknown",
+            cpu_consumption_unit=cpu_consumption_unit,
+            cpu_architecture_level=cpu_architecture_level,
+            kubernetes="K8S_JOB_ID" in environ,
+            pilot_timing_fields=pilot_timing_fields,
         )
 
     def pilot_id(self, batch_type: str) -> str:
@@ -73,8 +87,14 @@ class ReportEnvironment:
 
 
 _BATCH_VARIABLES = (
-    ("QSUB_REQNAME", "BQS"), ("BQSCLUSTER", "BQS"), ("PBS_JOBID", "Torque"), ("LSB_JOBID", "LSF"), ("JOB_ID", "Grid Engine"),
-    ("clusterid", "Condor"), ("SLURM_JOB_ID", "SLURM"), ("K8S_JOB_ID", "Kubernetes"),
+    ("QSUB_REQNAME", "BQS"),
+    ("BQSCLUSTER", "BQS"),
+    ("PBS_JOBID", "Torque"),
+    ("LSB_JOBID", "LSF"),
+    ("JOB_ID", "Grid Engine"),
+    ("clusterid", "Condor"),
+    ("SLURM_JOB_ID", "SLURM"),
+    ("K8S_JOB_ID", "Kubernetes"),
 )
 
 
@@ -115,18 +135,29 @@ def build_update(
             with errors is reported ``failed`` whatever was asked for.
         env: what is the same for all reports.
         now: wall clock, epoch s.
-        metrics: memory and I/O numbers by legacy name (maxRSS ... in kB, totRCHAR ... in bytes, rateRCHAR ... in bytes/s).
+        metrics: memory and I/O numbers by legacy name (maxRSS ... in kB, totRCHAR ... in bytes, rate... in bytes/s).
         job_metrics: text of ``jobMetrics``, made by the experiment.
         stdout: output of debug mode, the last 2048 bytes are kept.
     """
     if state == "finished" and job.errors:
         state = "failed"
     message: dict[str, object] = {
-        "jobId": int(job.jobid), "state": state, "attemptNr": job.attemptnr, "timestamp": local_time(now),
-        "siteName": env.site_name, "node": env.node, "schedulerID": env.scheduler_id, "pilotID": env.pilot_id(job.batch_type),
-        "batchID": job.batch_id, "startTime": server_time(job.start_time), "jobMetrics": job_metrics, "stdout": stdout,
-        "cpuConsumptionUnit": env.cpu_consumption_unit, "cpu_architecture_level": env.cpu_architecture_level,
-        "source_site": env.source_site, "destination_site": env.destination_site,
+        "jobId": int(job.jobid),
+        "state": state,
+        "attemptNr": job.attemptnr,
+        "timestamp": local_time(now),
+        "siteName": env.site_name,
+        "node": env.node,
+        "schedulerID": env.scheduler_id,
+        "pilotID": env.pilot_id(job.batch_type),
+        "batchID": job.batch_id,
+        "startTime": server_time(job.start_time),
+        "jobMetrics": job_metrics,
+        "stdout": stdout,
+        "cpuConsumptionUnit": env.cpu_consumption_unit,
+        "cpu_architecture_level": env.cpu_architecture_level,
+        "source_site": env.source_site,
+        "destination_site": env.destination_site,
     }
     message.update(_measured(job, metrics or {}))
     if state in FINAL_STATES:
@@ -152,9 +183,12 @@ def _final_fields(job: Job, state: str, env: ReportEnvironment, now: float) -> d
     code, diagnosis = reported_error(job, state, env)
     fields: dict[str, object] = {
         "endTime": server_time(job.end_time or now),
-        "pilotErrorCode": code, "pilotErrorDiag": diagnosis,
-        "exeErrorCode": job.exe_error_code, "exeErrorDiag": job.exe_error_diag,
-        "transExitCode": job.exit_code, "pilotTiming": pilot_timing(job, env.pilot_timing_fields),
+        "pilotErrorCode": code,
+        "pilotErrorDiag": diagnosis,
+        "exeErrorCode": job.exe_error_code,
+        "exeErrorDiag": job.exe_error_diag,
+        "transExitCode": job.exit_code,
+        "pilotTiming": pilot_timing(job, env.pilot_timing_fields),
     }
     if job.indata:
         fields["nInputFiles"] = len(job.indata)
@@ -198,7 +232,7 @@ def without_time_stamps(text: str) -> str:
 def build_output_report(job: Job) -> dict[str, dict[str, object]]:
     """Return the output report (``xml``): by LFN, only outputs and logs that were transferred (server-api.md 6.7).
 
-    An LFN that the server does not expect fails the job, so nothing else is listed. Keys that are not known are left out.
+    An LFN that the server does not expect fails the job, so nothing else is listed. Unknown keys are left out.
     """
     specs = (*job.outdata, *job.logdata)
     return {spec.lfn: _report_entry(spec) for spec in specs if spec.status == "transferred"}

@@ -1,7 +1,7 @@
 """The names that the two server dialects use for one thing, with types and limits (server-api.md 5.1, 6.2, 6.4).
 
-Servers and their data base depend on every string in here: an unknown name kills the request, a wrong type is refused by
-v1, and a text that is too long for an unprotected column loses the whole update.
+Servers and their data base depend on every string in here: an unknown name kills the request, a wrong type is
+refused by v1, and a text that is too long for an unprotected column loses the whole update.
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ UPDATE_FIELDS = (
     Field("cpuConversionFactor", "cpu_conversion_factor", "number", 10**5),
     Field("cpuConsumptionUnit", "cpu_consumption_unit", "str", 128),
     Field("cpu_architecture_level", "cpu_architecture_level", "str", 20),
-    *(Field(f"{a}{b}", f"{a}_{b.lower()}", "int", _TEN_DIGITS) for a in ("max", "avg") for b in ("RSS", "VMEM", "SWAP", "PSS")),
+    *(
+        Field(f"{a}{b}", f"{a}_{b.lower()}", "int", _TEN_DIGITS)
+        for a in ("max", "avg")
+        for b in ("RSS", "VMEM", "SWAP", "PSS")
+    ),
     *(Field(f"tot{b}", f"tot_{b.lower()}", "int", _TEN_DIGITS_KB) for b in ("RCHAR", "WCHAR", "RBYTES", "WBYTES")),
     *(Field(f"rate{b}", f"rate_{b.lower()}", "int", _TEN_DIGITS) for b in ("RCHAR", "WCHAR", "RBYTES", "WBYTES")),
     Field("pilotTiming", "pilot_timing", "str", 100),
@@ -104,8 +108,21 @@ SELECTING_GETJOB = frozenset(
 """Legacy names that choose the job: dropping one could bring a job that must not run here."""
 
 REDUCIBLE_UPDATE = frozenset(
-    {"jobMetrics", "metaData", "stdout", "pilotLog", "nEvents", "nInputFiles", "meanCoreCount", "cpuConversionFactor",
-     "cpu_architecture_level", "source_site", "destination_site", "jobSubStatus", "pilotTiming"}
+    {
+        "jobMetrics",
+        "metaData",
+        "stdout",
+        "pilotLog",
+        "nEvents",
+        "nInputFiles",
+        "meanCoreCount",
+        "cpuConversionFactor",
+        "cpu_architecture_level",
+        "source_site",
+        "destination_site",
+        "jobSubStatus",
+        "pilotTiming",
+    }
 ) | {field.legacy for field in UPDATE_FIELDS if field.legacy[:3] in ("max", "avg", "tot") or field.legacy[:4] == "rate"}
 """Legacy names that a report can do without, left out after the second StatusCode 30 (server-api.md 10)."""
 

@@ -1,8 +1,8 @@
 """The PanDA server as the pilot sees it: one interface, whichever of the two dialects the server speaks.
 
-No probe is needed: the first call is made in v1, and a refusal of the path (404, 403 'is forbidden', 500 for a path that
-it cannot parse) means that it left no trace and that the other dialect is to be used; that is remembered. Network errors
-never switch.
+No probe is needed: the first call is made in v1, and a refusal of the path (404, 403 'is forbidden', 500 for a path
+that it cannot parse) means that it left no trace and that the other dialect is to be used; that is remembered. Network
+errors never switch.
 """
 
 from __future__ import annotations
@@ -20,13 +20,23 @@ from pilot.panda.credentials import Credentials
 from pilot.panda.errors import DialectMissing, ServerRefusal, TransportError
 from pilot.panda.legacy import Legacy
 from pilot.panda.names import REQUIRED_UPDATE, SELECTING_GETJOB, legacy_name
+from pilot.panda.nodes import gpu_arguments, node_arguments
 from pilot.panda.transport import Transport
 
 if TYPE_CHECKING:
     from pilot.settings import Settings
 
-__all__ = ["EventUpdateAnswer", "JobAnswer", "JobRequest", "PandaServer", "ServerRefusal", "TransportError", "UpdateAnswer",
-           "Verdict", "user_agent"]
+__all__ = [
+    "EventUpdateAnswer",
+    "JobAnswer",
+    "JobRequest",
+    "PandaServer",
+    "ServerRefusal",
+    "TransportError",
+    "UpdateAnswer",
+    "Verdict",
+    "user_agent",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +60,8 @@ def user_agent(version: str) -> str:
 class PandaServer:
     """All calls of the pilot to one PanDA server; thread-safe.
 
-    Unless a method says otherwise it raises TransportError (no usable answer: try again later) or ServerRefusal (a clear
-    no). Nothing in here waits or sleeps but for the answer itself.
+    Unless a method says otherwise it raises TransportError (no usable answer: try again later) or ServerRefusal (a
+    clear no). Nothing in here waits or sleeps but for the answer itself.
 
     Args:
         base_url: as made by ``address.base_url``.
@@ -75,8 +85,12 @@ class PandaServer:
         server = settings.server
         wanted = dialect or server.api
         self._transport = Transport(
-            base_url, credentials=credentials, user_agent=user_agent, connect_timeout=server.connect_timeout,
-            read_timeout=server.read_timeout, verify_tls=server.verify_tls,
+            base_url,
+            credentials=credentials,
+            user_agent=user_agent,
+            connect_timeout=server.connect_timeout,
+            read_timeout=server.read_timeout,
+            verify_tls=server.verify_tls,
         )
         self._v1 = ApiV1(self._transport, gzip=server.gzip)
         self._legacy = Legacy(self._transport, form=server.legacy_encoding == "form")
@@ -131,8 +145,11 @@ class PandaServer:
             pilot is.
         """
         try:
-            return self._call(lambda dialect: self._update(dialect, message), core=True,
-                              refused=lambda answer: answer.verdict is Verdict.REFUSED and answers.is_role_text(answer.text))
+            return self._call(
+                lambda dialect: self._update(dialect, message),
+                core=True,
+                refused=lambda answer: answer.verdict is Verdict.REFUSED and answers.is_role_text(answer.text),
+            )
         except ServerRefusal as exc:
             return UpdateAnswer(Verdict.REFUSED, text=exc.detail, status_code=exc.status_code)
         except TransportError as exc:
@@ -140,12 +157,14 @@ class PandaServer:
             return UpdateAnswer(verdict, text=exc.detail)
 
     def update_jobs(self, messages: Sequence[Mapping[str, object]]) -> list[UpdateAnswer]:
-        """Send several updates, in one request when there are two or more; answers in the same order, as ``update_job``."""
+        """Send several updates, two or more in one request; answers in the same order, as ``update_job``."""
         if len(messages) < 2:
             return [self.update_job(message) for message in messages]
 
         def send(dialect: Dialect) -> list[UpdateAnswer]:
-            return dialect.update_jobs([self._without_rejected(dialect, message) for message in messages], self._harvester_id)
+            return dialect.update_jobs(
+                [self._without_rejected(dialect, message) for message in messages], self._harvester_id
+            )
 
         try:
             results = self._call(send)
@@ -157,7 +176,10 @@ class PandaServer:
         except ServerRefusal:
             return [self.update_job(message) for message in messages]
         singly = (Verdict.DROP_FIELD, Verdict.REFUSED)
-        return [self.update_job(message) if result.verdict in singly else result for message, result in zip(messages, results)]
+        return [
+            self.update_job(message) if result.verdict in singly else result
+            for message, result in zip(messages, results)
+        ]
 
     def _update(self, dialect: Dialect, message: Mapping[str, object]) -> UpdateAnswer:
         for _ in range(_MAX_DROPS):
@@ -178,17 +200,19 @@ class PandaServer:
 
     # --- worker ------------------------------------------------------------------------------------------------------
 
-    def update_worker_status(self, worker_id: str, harvester_id: str, status: str, *, site: str = "", node: str = "") -> None:
+    def update_worker_status(
+        self, worker_id: str, harvester_id: str, status: str, *, site: str = "", node: str = ""
+    ) -> None:
         """Report that the worker's pilot ``started`` or ``finished``."""
         self._call(lambda dialect: dialect.update_worker_status(worker_id, harvester_id, status, site, node))
 
     def update_worker_node(self, description: Mapping[str, object]) -> str:
         """Describe the node (keys of server-api.md 8.3); returns the server's message, "" where only legacy exists."""
-        return self._describe(lambda dialect: dialect.update_worker_node(_typed(description, _NODE_TYPES)))
+        return self._describe(lambda dialect: dialect.update_worker_node(node_arguments(description)))
 
     def update_worker_node_gpu(self, description: Mapping[str, object]) -> str:
         """Describe the node's GPUs (keys of 8.4); returns the server's message, "" where only legacy exists."""
-        return self._describe(lambda dialect: dialect.update_worker_node_gpu(_typed(description, _GPU_TYPES)))
+        return self._describe(lambda dialect: dialect.update_worker_node_gpu(gpu_arguments(description)))
 
     def _describe(self, operation: Callable[[Dialect], str]) -> str:
         # v1 only, whatever is remembered or pinned for jobs: the reference, too, mixes the dialects here.
@@ -200,7 +224,7 @@ class PandaServer:
             return ""
 
     def resource_types(self) -> list[dict[str, object]]:
-        """Return the resource types: resource_name, mincore, maxcore, minrampercore, maxrampercore (MB; None = open)."""
+        """Return the resource types: resource_name, min/maxcore, min/maxrampercore (MB; None = open)."""
         return self._call(lambda dialect: dialect.resource_types())
 
     def is_alive(self) -> bool:
@@ -234,7 +258,13 @@ class PandaServer:
     # --- events ------------------------------------------------------------------------------------------------------
 
     def acquire_event_ranges(
-        self, job_id: str, jobset_id: str, task_id: str = "", *, n_ranges: int = 10, scattered: bool = False,
+        self,
+        job_id: str,
+        jobset_id: str,
+        task_id: str = "",
+        *,
+        n_ranges: int = 10,
+        scattered: bool = False,
         segment_id: int | None = None,
     ) -> list[dict[str, object]]:
         """Return event ranges (keys of server-api.md 9.1); an empty list means that there are no more: finish."""
@@ -262,19 +292,30 @@ class PandaServer:
 
     # --- choice of the dialect ---------------------------------------------------------------------------------------
 
-    def _call(self, operation: Callable[[Dialect], Answer], *, core: bool = False,
-              refused: Callable[[Answer], bool] | None = None) -> Answer:
+    def _call(
+        self,
+        operation: Callable[[Dialect], Answer],
+        *,
+        core: bool = False,
+        refused: Callable[[Answer], bool] | None = None,
+    ) -> Answer:
         """Run ``operation`` in the remembered dialect, else v1, and in the other one where the first is missing.
 
         ``core`` calls (getJob, updateJob) decide what is remembered: another call may be missing on its own.
-        ``refused`` tells a refusal for the lack of a role, which the legacy dialect of servers 0.6 to 0.8 may not share.
+        ``refused`` tells a refusal for the lack of a role, which legacy on servers 0.6 to 0.8 may not share.
         """
         first: Dialect = self._legacy if self.dialect == "legacy" else self._v1
         try:
             answer = operation(first)
         except DialectMissing as exc:
             return self._other(first, operation, exc, core)
-        if not self._pinned and first is self._v1 and refused is not None and refused(answer) and "legacy" not in self._absent:
+        if (
+            not self._pinned
+            and first is self._v1
+            and refused is not None
+            and refused(answer)
+            and "legacy" not in self._absent
+        ):
             return self._with_legacy_role(operation, answer, refused)
         self._remember(first, only_if_unknown=True)
         return answer
@@ -282,7 +323,9 @@ class PandaServer:
     def _other(self, first: Dialect, operation: Callable[[Dialect], Answer], exc: DialectMissing, core: bool) -> Answer:
         known = self.dialect == first.name
         if self._pinned:
-            raise ServerRefusal(f"the server does not have the {first.name} API, which is pinned (server.api): {exc}") from exc
+            raise ServerRefusal(
+                f"the server does not have the {first.name} API, which is pinned (server.api): {exc}"
+            ) from exc
         if known and exc.status == 500:
             # A server that has spoken this dialect fell over something else.
             raise TransportError(str(exc), status=500) from exc
@@ -290,14 +333,17 @@ class PandaServer:
         try:
             answer = operation(second)
         except DialectMissing as other:
-            raise TransportError(f"{self.base_url} has neither API of a PanDA server: {exc}; {other}",
-                                 maybe_processed=False) from other
+            raise TransportError(
+                f"{self.base_url} has neither API of a PanDA server: {exc}; {other}", maybe_processed=False
+            ) from other
         if core:
             self._absent.add(first.name)
             self._remember(second)
         return answer
 
-    def _with_legacy_role(self, operation: Callable[[Dialect], Answer], answer: Answer, refused: Callable[[Answer], bool]) -> Answer:
+    def _with_legacy_role(
+        self, operation: Callable[[Dialect], Answer], answer: Answer, refused: Callable[[Answer], bool]
+    ) -> Answer:
         try:
             second = operation(self._legacy)
         except DialectMissing:
@@ -323,7 +369,9 @@ class PandaServer:
         rejected = self._rejected[dialect.name]
         return {name: value for name, value in message.items() if name not in rejected} if rejected else message
 
-    def _learn_rejected(self, dialect: Dialect, name: str, needed: frozenset[str], message: Mapping[str, object]) -> bool:
+    def _learn_rejected(
+        self, dialect: Dialect, name: str, needed: frozenset[str], message: Mapping[str, object]
+    ) -> bool:
         """Remember that the server does not take ``name``; False when it cannot be left out (or was not sent)."""
         rejected = self._rejected[dialect.name]
         if not name or name in needed or name in rejected or name not in message:
@@ -331,33 +379,6 @@ class PandaServer:
         logger.warning("the server does not take the field %s: not sent any more", name)
         self._rejected[dialect.name] = rejected | {name}
         return True
-
-
-_NODE_TYPES: dict[str, Callable[[object], object]] = {
-    "site": str, "panda_queue": str, "host_name": str, "cpu_model": str, "n_logical_cpus": lambda v: int(str(v)),
-    "n_sockets": lambda v: int(str(v)), "cores_per_socket": lambda v: int(str(v)), "threads_per_core": lambda v: int(str(v)),
-    "cpu_architecture": str, "cpu_architecture_level": str, "clock_speed": lambda v: float(str(v)),
-    "total_memory": lambda v: round(float(str(v))), "total_local_disk": lambda v: round(float(str(v))),
-}
-_GPU_TYPES: dict[str, Callable[[object], object]] = {
-    "site": str, "host_name": str, "vendor": str, "model": str, "count": lambda v: int(str(v)),
-    "vram": lambda v: round(float(str(v))), "architecture": str, "framework": str, "framework_version": str,
-    "driver_version": str,
-}
-
-
-def _typed(description: Mapping[str, object], types: Mapping[str, Callable[[object], object]]) -> dict[str, object]:
-    """Return what the call knows of ``description``, in the exact types that v1 wants (an int clock speed is refused)."""
-    result: dict[str, object] = {}
-    for name, convert in types.items():
-        value = description.get(name)
-        if value is None:
-            continue
-        try:
-            result[name] = convert(value)
-        except (ValueError, OverflowError):
-            logger.debug("worker node: %s=%r has no meaning, not sent", name, value)
-    return result
 
 
 def _secret(value: str) -> str:

@@ -1,9 +1,9 @@
 """One HTTP(S) exchange with the server: session, TLS, identity, time-outs, and what a failure means for the request.
 
-Proxies come from the environment as usual (``https_proxy``, ``http_proxy``, ``all_proxy``, ``no_proxy``); ``.netrc`` is never
-read. The transport never sleeps and, with one exception, never repeats: a request that dies on a kept-alive connection
-before any byte of the answer is sent again at once on a new one, for such a connection may have been closed by the
-server long ago (KeepAliveTimeout 600 s against heartbeats every 1800 s).
+Proxies come from the environment as usual (``https_proxy``, ``http_proxy``, ``all_proxy``, ``no_proxy``); ``.netrc`` is
+never read. The transport never sleeps and, with one exception, never repeats: a request that dies on a kept-alive
+connection before any byte of the answer is sent again at once on a new one, for such a connection may have been closed
+by the server long ago (KeepAliveTimeout 600 s against heartbeats every 1800 s).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Transport:
         self._ipv4 = on
 
     def break_off(self, reason: str) -> None:
-        """End all requests in flight at once with a TransportError that carries ``reason``; later ones are not touched."""
+        """End all requests in flight at once with a TransportError that carries ``reason``; later ones may begin."""
         with self._lock:
             exchanges = list(self._in_flight)
         for exchange in exchanges:
@@ -135,13 +135,26 @@ class Transport:
                 chooser.failed()
                 raise _transport_error(f"{method} {url}", exchange, exc, self._timeout) from exc
             chooser.succeeded()
-            logger.debug("%s %s: HTTP %d, %d characters, %.3f s", method, url, reply.status, len(reply.text),
-                         time.monotonic() - started)
+            logger.debug(
+                "%s %s: HTTP %d, %d characters, %.3f s",
+                method,
+                url,
+                reply.status,
+                len(reply.text),
+                time.monotonic() - started,
+            )
             return reply
         raise AssertionError("unreachable")
 
-    def _once(self, exchange: connection.Exchange, method: str, url: str, params: Params, body: bytes | None,
-              headers: dict[str, str]) -> Reply:
+    def _once(
+        self,
+        exchange: connection.Exchange,
+        method: str,
+        url: str,
+        params: Params,
+        body: bytes | None,
+        headers: dict[str, str],
+    ) -> Reply:
         limit = sum(self._timeout)
         timer = threading.Timer(limit, exchange.break_off, (f"no complete answer within {limit:g} s",))
         timer.daemon = True
@@ -150,8 +163,16 @@ class Transport:
         timer.start()
         try:
             with self._session().request(
-                method, url, params=list(params), data=body, headers=headers, timeout=self._timeout, stream=True,
-                allow_redirects=False, auth=_Auth(self._credentials.headers(url)), verify=self._verify(),
+                method,
+                url,
+                params=list(params),
+                data=body,
+                headers=headers,
+                timeout=self._timeout,
+                stream=True,
+                allow_redirects=False,
+                auth=_Auth(self._credentials.headers(url)),
+                verify=self._verify(),
                 cert=self._client_certificate(),
             ) as response:
                 raw = _read_all(response)
@@ -180,8 +201,9 @@ class Transport:
             session.mount("http://", connection.Adapter(pool_connections=2, pool_maxsize=1))
             session.mount("https://", connection.Adapter(pool_connections=2, pool_maxsize=1))
             session.headers.clear()
-            session.headers.update({"User-Agent": self._user_agent, "Accept": "application/json",
-                                    "Accept-Encoding": "gzip, deflate"})
+            session.headers.update(
+                {"User-Agent": self._user_agent, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
+            )
             self._local.session, self._local.identity = session, identity
         return self._local.session
 
@@ -214,13 +236,17 @@ def _read_all(response: requests.Response) -> bytes:
 def _decoded(status: int, raw: bytes) -> Reply:
     if 300 <= status < 400:
         # A portal or balancer answered, not the server.
-        raise TransportError(f"HTTP {status}, a redirection that the server never sends", maybe_processed=False, status=status)
+        raise TransportError(
+            f"HTTP {status}, a redirection that the server never sends", maybe_processed=False, status=status
+        )
     try:
         return Reply(status, raw.decode("utf-8"))
     except UnicodeDecodeError:
         if status != 200:
             return Reply(status, raw.decode("utf-8", "replace"))
-        raise TransportError(f"HTTP {status}, the answer is not UTF-8: {excerpt(raw.decode('latin-1'))}", status=status) from None
+        raise TransportError(
+            f"HTTP {status}, the answer is not UTF-8: {excerpt(raw.decode('latin-1'))}", status=status
+        ) from None
 
 
 def excerpt(text: str) -> str:
