@@ -107,7 +107,8 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line and where the help is, instead of three lines of usage for 70 options."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        text = " ".join(message.split()).encode("utf-8", "backslashreplace").decode("utf-8")
+        self.exit(2, f"{self.prog}: error: {text} (see {self.prog} --help)\n")
 
 
 def parse_command_line(argv: Optional[Sequence[str]] = None, environ: Optional[Mapping[str, str]] = None) -> Options:
@@ -215,7 +216,7 @@ _count.__name__ = _port.__name__ = "int"  # argparse names the type in 'invalid 
 
 
 def _user(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][\w.-]*", text):
+    if text and not re.fullmatch(r"[A-Za-z_][\w.-]*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of an experiment, such as ATLAS or generic")
     return text
 

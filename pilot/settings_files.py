@@ -105,8 +105,8 @@ def suggestion(word: str, known: Mapping[str, Any]) -> str:
     """Return ``, did you mean 'x'?`` for the known word nearest to ``word``, else an empty string."""
     import difflib
 
-    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
-    if not near:  # the right key in the wrong section
-        tail = word.lower().rpartition(".")[2]
-        near = [name for name in known if name.rpartition(".")[2] == tail][:1]
+    wanted = word.lower()
+    # The right key in the wrong section, or else the nearest spelling.
+    near = [name for name in known if "." in wanted and name.rpartition(".")[2] == wanted.rpartition(".")[2]]
+    near = near or difflib.get_close_matches(wanted, list(known), n=1, cutoff=0.6)
     return f", did you mean {near[0]!r}?" if near else ""

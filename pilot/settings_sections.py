@@ -16,16 +16,13 @@ def _key(doc: str, unit: str = "", *, choices: tuple[str, ...] = (), minimum: fl
     return field(metadata={"doc": doc, "unit": unit, "choices": choices, "minimum": minimum})
 
 
-_section = dataclass(init=False, repr=False, eq=False)
-
-
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class Section:
     """Base of the sections: immutable; the methods stand here once, because generating them for each of the
     sections would cost every pilot some milliseconds at start."""
 
     def __init__(self, **values: Any) -> None:
-        missing = self.__class__.__dataclass_fields__.keys() ^ values.keys()  # type: ignore[attr-defined]
+        missing = self.__class__.__dataclass_fields__.keys() ^ values.keys()
         if missing:
             raise TypeError(f"{type(self).__name__}: missing or unknown: {', '.join(sorted(missing))}")
         self.__dict__.update(values)
@@ -43,7 +40,7 @@ class Section:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__dict__.items())})"
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class PilotSection(Section):
     """File names, time intervals and local limits of the pilot itself."""
 
@@ -99,7 +96,7 @@ class PilotSection(Section):
     load_factor: float = _key("too high: 1-minute load above cores times this", minimum=0)
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class InformationSection(Section):
     """Where queue and storage descriptions come from."""
 
@@ -116,7 +113,7 @@ class InformationSection(Section):
     acopytools: Mapping[str, Any] = _key("activity -> list of copytools; overrides the queue's when not empty")
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class PayloadSection(Section):
     """Files that the payload writes."""
 
@@ -127,7 +124,7 @@ class PayloadSection(Section):
     error_report: str = _key('a payload may write {"error_code": int, "error_diag": str} here')
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class ContainerSection(Section):
     """Container set-up and the files of containerised helpers."""
 
@@ -147,7 +144,7 @@ class ContainerSection(Section):
     middleware_stageout_stderr: str = _key("standard error of the stage-out helper")
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class HarvesterSection(Section):
     """Names of the files that are shared with Harvester (its own configuration must have the same)."""
 
@@ -159,21 +156,21 @@ class HarvesterSection(Section):
     stageoutn_file: str = _key("outputs that Harvester is to store")
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class HpcSection(Section):
     """HPC machines."""
 
     scratch: str = _key("scratch directory of the compute nodes")
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class FileSection(Section):
     """Files and their checksums."""
 
     checksum_type: str = _key("checksum of outputs", choices=("adler32", "md5"))
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class RucioSection(Section):
     """The Rucio service."""
 
@@ -182,7 +179,7 @@ class RucioSection(Section):
     host: str = _key("Rucio server when --rucio-host is empty")
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class MessageBrokerSection(Section):
     """ActiveMQ, for --subscribe-to-msgsvc."""
 
@@ -190,14 +187,14 @@ class MessageBrokerSection(Section):
     receiver_port: int = _key("STOMP port", minimum=1)
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class TokenSection(Section):
     """OIDC token."""
 
     download_check: int = _key("between looks whether the token must be renewed", "s", minimum=1)
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class WorkernodeSection(Section):
     """Descriptions of the node that are sent to the server."""
 
@@ -205,7 +202,7 @@ class WorkernodeSection(Section):
     gpu_map: str = _key("GPU map")
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class ServerSection(Section):
     """How the pilot talks to the PanDA server."""
 
@@ -226,7 +223,7 @@ class ServerSection(Section):
     worker_status_attempts: int = _key("attempts of a worker status update", minimum=1)
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class TransfersSection(Section):
     """Stage-in and stage-out."""
 
@@ -237,7 +234,7 @@ class TransfersSection(Section):
     fsync: bool = _key("force copied files to disk before they count as stored")
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class ShutdownSection(Section):
     """The way out after a signal or a kill."""
 
@@ -246,7 +243,7 @@ class ShutdownSection(Section):
     term_grace: float = _key("between SIGTERM and SIGKILL of a payload", "s", minimum=0)
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class LimitsSection(Section):
     """Limits of a job that no queue or job parameter sets."""
 
@@ -256,7 +253,7 @@ class LimitsSection(Section):
     reserve_space: int = _key("free local space kept beyond inputs and expected outputs", "bytes", minimum=0)
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class JobsSection(Section):
     """How jobs follow each other and are reported."""
 
@@ -265,14 +262,14 @@ class JobsSection(Section):
     pilot_timing_fields: int = _key("fields of pilotTiming: 5, or 6 as Pilot 3 sends", minimum=5)
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class MonitorSection(Section):
     """Sampling of the payload."""
 
     cpu_interval: float = _key("between CPU samples of the payload", "s", minimum=1)
 
 
-@_section
+@dataclass(init=False, repr=False, eq=False)
 class PluginsSection(Section):
     """Plug-ins outside this package: name -> ``module:Class``. Entry points need no entry here."""
 
