@@ -1,0 +1,1 @@
+"""Tools that move files, found by name (``registry.load_tool``)."""

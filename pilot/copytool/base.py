@@ -1,0 +1,251 @@
+"""What every copytool is: a few methods, a description of what it can do, and the orders and results that pass.
+
+A copytool moves one file per call and knows nothing of jobs, threads, queues or other files; who calls it decides
+how many run side by side, which tool comes next after a failure, and what the job makes of it.
+
+```
+ stage-in   Transfer(IN)  --> tool.copy_in  --> TransferResult   file lies at transfer.local, verified
+ stage-out  Transfer(OUT) --> tool.copy_out --> TransferResult   url, endpoint, size, checksum for the server
+                              raises PilotException (1099/1137 or narrower), nothing half-written left behind
+```
+"""
+
+from __future__ import annotations
+
+import errno
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Callable, ClassVar, Mapping, Optional, Sequence
+
+from pilot.common.exception import PilotException
+from pilot.util.cancel import CancelToken
+from pilot.util.checksum import Progress, same_checksum
+from pilot.util.copying import free_bytes
+
+
+class Direction(Enum):
+    """Which way a file goes."""
+
+    IN = "stage-in"
+    OUT = "stage-out"
+
+
+class TransferFailure(PilotException):
+    """A transfer that failed.
+
+    Args:
+        *details: what, from where, to where, why.
+        code: pilot error code.
+        state: ``clientState`` of the Rucio trace (data management document 10.3).
+    """
+
+    default_code = 1099
+
+    def __init__(self, *details: object, code: Optional[int] = None, state: str = "COPY_ERROR") -> None:
+        super().__init__(*details, code=code)
+        self.state = state
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a tool can do and needs; the callers ask this instead of asking for names."""
+
+    schemes: tuple[str, ...] = ()
+    """URL schemes in the order of preference; empty = any (the queue's ``acopytools_schemas`` overrides)."""
+    checksums: tuple[str, ...] = ("adler32", "md5")
+    """Checksum types that the tool itself verifies."""
+    bulk: bool = False
+    """Several files in one call are cheaper than one by one."""
+    needs_replicas: bool = False
+    """Stage-in: look the replicas up in the catalogue first."""
+    needs_protocols_in: bool = False
+    """Stage-in: build the URL from the endpoint's protocols."""
+    needs_protocols_out: bool = True
+    """Stage-out: build the URL from the endpoint's protocols, fail when there are none."""
+    needs_endpoint: bool = True
+    """Stage-out: a file without a storage endpoint cannot be stored (1133)."""
+    needs_proxy: bool = False
+    needs_token: bool = False
+    abortable: bool = True
+    """A running transfer ends within about a second of the token's cancellation."""
+    writes_locally: bool = True
+    """Stage-in fills the local disk (False: links)."""
+    direct_access: bool = True
+    """Inputs may be left where they are for the payload to open."""
+    third_party: bool = False
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One place where an input may be read."""
+
+    url: str
+    endpoint: str = ""
+    domain: str = ""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """The order to move one file.
+
+    ``size`` (bytes, 0 = unknown) and ``checksum`` (``{adler32|md5: hex}``, empty = unknown) are the catalogue's on the
+    way in, those of the local file, when they are known already, on the way out.
+    """
+
+    direction: Direction
+    lfn: str
+    local: Path
+    """Where the input is put, or the output lies."""
+    scope: str = ""
+    dataset: str = ""
+    guid: str = ""
+    size: int = 0
+    checksum: Mapping[str, str] = field(default_factory=dict)
+    endpoint: str = ""
+    """Storage endpoint (RSE) that is tried."""
+    url: str = ""
+    """URL to read from or write to; empty = the tool finds out."""
+    replicas: tuple[Replica, ...] = ()
+    path: str = ""
+    """Deterministic path of the file below an endpoint's prefix."""
+    direct_access: bool = False
+    """The queue and the job ask for this input to be opened remotely."""
+    is_log: bool = False
+    timeout: float = 0.0
+    """Seconds that the transfer may take; 0 = no limit of its own."""
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """What became of a successful transfer; size in bytes."""
+
+    size: int
+    checksum: Mapping[str, str] = field(default_factory=dict)
+    url: str = ""
+    endpoint: str = ""
+    linked: bool = False
+    """The input is a link: it takes no space in the work directory."""
+    verified: bool = True
+    """False when nothing was known to compare with."""
+
+
+@dataclass(frozen=True)
+class ToolConfig:
+    """What the surroundings tell a tool.
+
+    ``options`` is the tool's entry in the queue's ``copytools``; directories are absolute.
+    """
+
+    options: Mapping[str, object] = field(default_factory=dict)
+    pilot_home: Path = Path()
+    launch_dir: Path = Path()
+    input_dir: Optional[Path] = None
+    output_dir: Optional[Path] = None
+    input_destination_dir: Optional[Path] = None
+    final_destination: bool = False
+    checksum_type: str = "adler32"
+    chunk: int = 1 << 20
+    fsync: bool = False
+
+
+class CopyTool(ABC):
+    """One way to move files. Instances belong to one group of files; ``copy_*`` run in several threads at once."""
+
+    name: ClassVar[str]
+
+    def __init__(self, config: ToolConfig) -> None:
+        """Keep ``config``. May raise MiddlewareImportFailure (1342) or 1341 for a wrong queue setting."""
+        self.config = config
+
+    @property
+    @abstractmethod
+    def features(self) -> Features:
+        """What this tool, configured like this, can do."""
+
+    def prepare(self, transfers: Sequence[Transfer]) -> None:  # noqa: B027 - a hook with a default
+        """Look at all orders before the first copy; called once. An exception fails all of them for this tool."""
+
+    @abstractmethod
+    def copy_in(self, transfer: Transfer, token: CancelToken, progress: Progress) -> TransferResult:
+        """Bring one input to ``transfer.local`` and verify it."""
+
+    @abstractmethod
+    def copy_out(self, transfer: Transfer, token: CancelToken, progress: Progress) -> TransferResult:
+        """Store one output and verify it."""
+
+    def finish(self, done: Sequence[tuple[Transfer, TransferResult]]) -> None:  # noqa: B027 - a hook with a default
+        """Called once after the last copy with what succeeded."""
+
+
+ToolFactory = Callable[[ToolConfig], CopyTool]
+
+
+def check_size(transfer: Transfer, size: int, source: object) -> None:
+    """Compare with the catalogue's size, when there is one.
+
+    Raises:
+        TransferFailure: 1099 with both sizes.
+    """
+    if transfer.size and size != transfer.size:
+        raise TransferFailure(
+            f"size mismatch for {transfer.lfn}: catalog={transfer.size} B local={size} B ({source})", code=1099
+        )
+
+
+def check_checksum(transfer: Transfer, local: Mapping[str, str]) -> bool:
+    """Compare each sum that both sides have; False when there is none to compare.
+
+    Raises:
+        TransferFailure: 1171 (adler32) or 1145 (md5) at stage-in, 1172 or 1141 at stage-out.
+    """
+    common = [name for name in ("adler32", "md5") if transfer.checksum.get(name) and local.get(name)]
+    for name in common:
+        if same_checksum(transfer.checksum[name], local[name]):
+            continue
+        inward = transfer.direction is Direction.IN
+        code = {("adler32", True): 1171, ("md5", True): 1145, ("adler32", False): 1172, ("md5", False): 1141}
+        raise TransferFailure(
+            f"checksum verification failed for LFN={transfer.lfn}: "
+            f"checksum (catalog)={transfer.checksum[name]} != checksum (local)={local[name]}",
+            code=code[name, inward],
+            state="AD_MISMATCH" if name == "adler32" else "MD5_MISMATCH",
+        )
+    return bool(common)
+
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def failure_of(exc: OSError, transfer: Transfer, target: Path | None = None) -> TransferFailure:
+    """Turn an error of the operating system into the code of the direction (copytools document 2.2).
+
+    Args:
+        exc: the error; its ``filename`` says which side failed.
+        transfer: the order.
+        target: where was written, for the free space in the text.
+    """
+    inward = transfer.direction is Direction.IN
+    where = exc.filename or transfer.local
+    text = f"{transfer.lfn}: {exc.strerror or exc}: {where}"
+    if exc.errno in _NO_SPACE:
+        return TransferFailure(
+            f"{text} (free: {_free(target or Path(str(where)))})", code=1098 if inward else 1333, state="NO_SPACE"
+        )
+    if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        return TransferFailure(text, code=1331 if inward else 1103, state="MISSING_INPUT" if inward else "NO_FILE")
+    if exc.errno == errno.EEXIST:
+        return TransferFailure(text, code=1221, state="FILE_EXISTS")
+    if exc.errno == errno.ETIMEDOUT:
+        return TransferFailure(text, code=1151 if inward else 1152, state="CP_TIMEOUT")
+    if exc.errno in (errno.EIO, errno.ESTALE) and str(where) != str(target):
+        return TransferFailure(f"unreadable: {text}", code=1366, state="CHECKSUMCALCULATIONFAILURE")
+    return TransferFailure(text, code=1099 if inward else 1137)
+
+
+def _free(path: Path) -> str:
+    try:
+        return f"{free_bytes(path if path.is_dir() else path.parent)} B"
+    except OSError:
+        return "unknown"

@@ -1,0 +1,1 @@
+"""Stage-in, outputs, stage-out and the log archive of a job."""
