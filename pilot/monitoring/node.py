@@ -1,4 +1,4 @@
-"""What the worker node is: name, CPU, memory, disk, GPUs; read from /proc and /sys when first asked for, no commands."""
+"""What the worker node is: name, CPU, memory, disk, GPUs; from /proc and /sys when first asked for, no commands."""
 
 from __future__ import annotations
 
@@ -93,8 +93,9 @@ def parse_cpuinfo(text: str) -> CpuInfo:
 def consumption_unit(cpu: CpuInfo, machine: str) -> str:
     """Return cpuConsumptionUnit, e.g. ``s+AMD EPYC 1024 KB 2-Core Processor 1-Socket+AVX2`` (recorded from Pilot 3).
 
-    ``s+<model> <cache>`` with the node's number of cores in ``<N>-Core Processor`` (in place of the model's own number, of
-    the word ``Processor``, or appended), `` HT`` with two threads per core, the sockets, and ``+AVX2`` when the CPU has it.
+    ``s+<model> <cache>`` with the node's number of cores in ``<N>-Core Processor`` (in place of the model's own number,
+    of the word ``Processor``, or appended), `` HT`` with two threads per core, the sockets, and ``+AVX2`` when the CPU
+    has it.
     """
     model = " ".join(f"{cpu.model} {cpu.cache}".split()) if cpu.model else ""
     if not model:
@@ -160,7 +161,7 @@ class NodeDescription:
 
     @cached_property
     def disk_gb(self) -> int:
-        """Size of the local disks in GB (10^9), as ``lsblk -d`` shows them; memory, loop and optical devices excluded."""
+        """Size of the local disks in GB (10^9), as ``lsblk -d`` shows them, without memory and loop devices."""
         total = 0
         try:
             names = os.listdir(self._root / "sys/block")
@@ -217,7 +218,8 @@ class NodeDescription:
             return {}
         if not cards:
             return {}
-        found = re.search(r"^Model:\s*(.+)$", self._read(f"proc/driver/nvidia/gpus/{cards[0]}/information"), re.MULTILINE)
+        information = self._read(f"proc/driver/nvidia/gpus/{cards[0]}/information")
+        found = re.search(r"^Model:\s*(.+)$", information, re.MULTILINE)
         model = found.group(1).strip() if found else "Unknown"
         values: dict[str, NodeValue] = {
             "site": site,

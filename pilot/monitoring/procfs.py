@@ -1,4 +1,4 @@
-"""The process table, under the name that the checks use; the code is in ``pilot.util.procfs`` (payload needs it as well)."""
+"""The process table, under the name that the checks use; the code is in ``pilot.util.procfs``."""
 
 from __future__ import annotations
 

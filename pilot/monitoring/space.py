@@ -46,7 +46,8 @@ def directory_size(path: str | os.PathLike[str]) -> DirectorySize:
 def pod_storage_limit(environ: Mapping[str, str]) -> Optional[int]:
     """Return a Kubernetes pod's limit of ephemeral storage in bytes, None when there is none.
 
-    Source: ``storageLimitMiB``; it counts only when ``storageRequestMiB`` is set as well (control-and-monitoring.md 7.1).
+    Source: ``storageLimitMiB``; it counts only when ``storageRequestMiB`` is set as well (control-and-monitoring.md
+    7.1).
     """
     if "storageRequestMiB" not in environ:
         return None
@@ -63,10 +64,11 @@ def pod_storage_limit(environ: Mapping[str, str]) -> Optional[int]:
 def free_space(
     path: str | os.PathLike[str], environ: Mapping[str, str], used: Optional[int] = None
 ) -> Optional[int]:
-    """Return the bytes that may still be written below ``path``, None when that cannot be found out (never a reason to fail).
+    """Return the bytes that may still be written below ``path``, None when that cannot be found out (never a reason to
+    fail).
 
-    What the file system leaves to this user (project quotas included) counts; in a pod with a storage limit no more than
-    the limit minus what is used, since the pod is evicted at its limit however empty the node's disk is.
+    What the file system leaves to this user (project quotas included) counts; in a pod with a storage limit no more
+    than the limit minus what is used, since the pod is evicted at its limit however empty the node's disk is.
 
     Args:
         path: directory of the job.

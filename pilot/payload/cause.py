@@ -24,7 +24,9 @@ _STRONG = re.compile(
     re.IGNORECASE,
 )
 # A level that is lower than an error, at the start of a line or behind a time stamp.
-_WEAK_LEVEL = re.compile(r"^(?:[\[(]?[\d:.,/TZ\- ]*[\])]?\s*)?[\[(]?(?:INFO|DEBUG|VERBOSE|TRACE|WARN(?:ING)?)\b", re.IGNORECASE)
+_WEAK_LEVEL = re.compile(
+    r"^(?:[\[(]?[\d:.,/TZ\- ]*[\])]?\s*)?[\[(]?(?:INFO|DEBUG|VERBOSE|TRACE|WARN(?:ING)?)\b", re.IGNORECASE
+)
 _TRACEBACK = "Traceback (most recent call last):"
 _CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 _STDOUT_LEVELS = ("CRITICAL", "FATAL", "ERROR")
@@ -32,7 +34,7 @@ _LEVEL_WORD = {word: re.compile(rf"\b{word}\b") for word in _STDOUT_LEVELS}
 
 
 def meaningful_lines(text: str) -> list[str]:
-    """Return the lines that may say something, in order: tracebacks become their last line, noise and repetitions go."""
+    """Return the lines that may say something: tracebacks become their last line, noise and repetitions go."""
     result: list[str] = []
     in_traceback = False
     for raw in text.split("\n"):
@@ -56,8 +58,8 @@ def meaningful_lines(text: str) -> list[str]:
 def find_cause(stdout: Path, stderr: Path) -> str:
     """Return one or two lines that name the cause, joined by ``; ``, empty when the payload has said nothing.
 
-    First the last lines of stderr that speak of an error, then CRITICAL, FATAL, ERROR lines of stdout, then the last line of
-    stderr, then that of stdout.
+    First the last lines of stderr that speak of an error, then CRITICAL, FATAL, ERROR lines of stdout, then the last
+    line of stderr, then that of stdout.
     """
     errors = _lines_of(stderr)
     strong = _last_strong(errors)

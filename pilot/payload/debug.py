@@ -1,7 +1,8 @@
 """Answers the debug commands of operators: tail, ls, ps, du, and ``debug`` itself; confined, bounded, without a shell.
 
-The command comes from a stranger (job/set_command on the server), its output goes to the server's job table. So: no shell
-metacharacters, only known options, paths only inside the directory, nothing that holds a secret, 30 s, 2,048 bytes.
+The command comes from a stranger (job/set_command on the server), its output goes to the server's job table. So: no
+shell metacharacters, only known options, paths only inside the directory, nothing that holds a secret, 30 s, 2,048
+bytes.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ _PILOT_FILES = frozenset({
     "memory_monitor_summary.json_snapshot", "pilot_heartbeat.json", "panda_token", "panda_secrets.json",
     "queuedata.json", "heartbeat.json", "PoolFileCatalog.xml",
 })
-_SECRET_NAME = re.compile(r"proxy|x509|token|secret|credential|password|\.pem$|\.key$|^curl_.*\.config$|id_rsa", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"proxy|x509|token|secret|credential|password|\.pem$|\.key$|^curl_.*\.config$|id_rsa", re.IGNORECASE
+)
 
 # Options that neither read nor write a file of their own choice. `ps` without 'e' in BSD style: it prints environments.
 _LS_OPTION = re.compile(r"-[1aAdFgGhiklnopqrRsStuUcXZ]+")
@@ -105,7 +108,7 @@ def split_command(command: str) -> list[str]:
 
 
 def tail_of_newest(directory: Path, lines: int = _LINES) -> str:
-    """Return name and last lines of the text file below ``directory`` that was written last (``payload.stdout`` if none)."""
+    """Return name and last lines of the text file below ``directory`` that was written last, or payload.stdout."""
     newest = heapq.nlargest(_NEWEST, _candidates(directory))
     for _, path in newest:
         head = read_head(Path(path), 1024)
@@ -227,7 +230,7 @@ def _expand(word: str, workdir: Path) -> list[str]:
         return [word]
     names = [word]
     if any(char in word for char in "*?["):
-        from glob import glob, escape
+        from glob import escape, glob
 
         names = [os.path.relpath(name, workdir) for name in sorted(glob(f"{escape(str(workdir))}/{word}"))] or [word]
     try:

@@ -1,7 +1,7 @@
 """Names the cause of a payload's failure: pilot code and a text that a shifter can act on.
 
-The most specific finding is reported first by rank (``pilot.common.errors``), so nothing here has to overwrite anything:
-the generic code 1305 is always among the findings of a failed payload, behind whatever says more.
+The most specific finding is reported first by rank (``pilot.common.errors``), so nothing here has to overwrite
+anything: the generic code 1305 is always among the findings of a failed payload, behind whatever says more.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Finding = tuple[int, str]
 _NEAR_LIMIT = 0.95
 _STDERR_WINDOW = 256 * 1024
 
-# Texts of container runtimes; they count only in lines that begin with the runtime's own level, because healthy payloads
-# print the same words (error-codes.md 8.2).
+# Texts of container runtimes; they count only in lines that begin with the runtime's own level, because healthy
+# payloads print the same words (error-codes.md 8.2).
 _RUNTIME_LINE = re.compile(r"^\s*(FATAL|ERROR|WARNING)\s*:\s+(.*)$")
 _RUNTIME_TEXTS = (
     ("Not mounting requested bind point", ErrorCodes.SINGULARITYBINDPOINTFAILURE),
@@ -54,13 +54,13 @@ _IO_ERROR = (b"Input/output error",)
 _MEMORY = (b"FATAL out of memory: taking the application down", b"St9bad_alloc", b"std::bad_alloc")
 _NEEDLES = (*_NO_SPACE, *_IO_ERROR, *_MEMORY)
 
-# A write that failed, as coreutils, ROOT and Python say it. A read error that the payload survived, or a directory that it
-# could not make and did without, is none.
+# A write that failed, as coreutils, ROOT and Python say it. A read error that the payload survived, or a directory that
+# it could not make and did without, is none.
 _WRITE_FAILED = re.compile(rb"\bwrit(?:e|ing)|flush|\bclos(?:e|ing)|f(?:data)?sync|\[Errno (?:28|122)\]", re.IGNORECASE)
 _WRITE_FAILED_EIO = re.compile(rb"\bwrit(?:e|ing)|flush|\bclos(?:e|ing)|f(?:data)?sync", re.IGNORECASE)
 
 FINDING_RANKS = {ErrorCodes.NOLOCALSPACE: 6}
-"""Ranks (``ErrorList.add``) of codes that mean less from the payload's own words than from a monitor (error-codes.md 7)."""
+"""Ranks (``ErrorList.add``) of codes that mean less in the payload's words than in a monitor's (error-codes.md 7)."""
 
 _OUR_SHELL = re.compile(r"^(?:/bin/)?bash: line \d+: (.*): (command not found|No such file or directory)$")
 
@@ -106,7 +106,8 @@ def diagnose(
         return _hidden_failures(stdout, stderr)
     if evidence.killed_by_pilot or (job.cancel.cancelled and signal_of(code) in (signal.SIGTERM, signal.SIGKILL)):
         return [_finding(ErrorCodes.PAYLOADEXECUTIONFAILURE, f"{describe(code)}: the pilot ended the payload")]
-    findings = [*_container_findings(code, stderr), *_signal_findings(code, evidence), *_text_findings(code, stdout, stderr)]
+    findings = [*_container_findings(code, stderr), *_signal_findings(code, evidence)]
+    findings += _text_findings(code, stdout, stderr)
     cause = find_cause(stdout, stderr) or _silence(job, stdout, stderr)
     findings.extend(_cause_findings(code, cause))
     findings.append(_finding(ErrorCodes.PAYLOADEXECUTIONFAILURE, f"{describe(code)}: {_remark(code)}{cause}"))
@@ -116,8 +117,8 @@ def diagnose(
 def find_core_dumps(workdir: Path, *, remove: bool) -> list[str]:
     """Return the names of core dumps in the work directory, and remove them unless they are wanted (debug mode).
 
-    A core dump is a regular file ``core`` or ``core.*`` with the ELF type 'core': a user's file of that name stays. For a
-    failed payload the caller adds COREDUMP 1355.
+    A core dump is a regular file ``core`` or ``core.*`` with the ELF type 'core': a user's file of that name stays. For
+    a failed payload the caller adds COREDUMP 1355.
     """
     found = []
     try:
@@ -153,8 +154,8 @@ def _finding(code: int, detail: str) -> Finding:
 def _hidden_failures(stdout: Path, stderr: Path) -> list[Finding]:
     """Return write errors of a payload that ended with exit code 0: its outputs are truncated (incident i).
 
-    Conservative: only lines that say that *writing* failed because of space, quota or an I/O error count, and a container
-    runtime's FATAL line only when it is the last thing that was said.
+    Conservative: only lines that say that *writing* failed because of space, quota or an I/O error count, and a
+    container runtime's FATAL line only when it is the last thing that was said.
     """
     for path in (stderr, stdout):
         for line in matching_lines(path, (*_NO_SPACE, *_IO_ERROR)):

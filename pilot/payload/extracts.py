@@ -29,8 +29,8 @@ def log_extract(
 ) -> str:
     """Return the extract for a ``failed`` or ``holding`` job, empty for every other state.
 
-    Composition (payload.md 16): outbound connections that the tracer saw, the list of errors, the last warnings and errors
-    of the pilot log, and with all that is left the end of the payload's stdout.
+    Composition (payload.md 16): outbound connections that the tracer saw, the list of errors, the last warnings and
+    errors of the pilot log, and with all that is left the end of the payload's stdout.
 
     Args:
         job_id: PandaID.
@@ -83,8 +83,8 @@ def _pilot_log(path: Path) -> str:
     header = f"- Log from {path.name} -"
     room = _PILOT_LOG_LIMIT - len(header)
     chosen: list[str] = []
-    for line in reversed(_unique(lines)):
-        line = shorten(redact(line.strip()), 160)
+    for raw in reversed(_unique(lines)):
+        line = shorten(redact(raw.strip()), 160)
         room -= len(line.encode("utf-8", "replace")) + 1
         if room < 0:
             break

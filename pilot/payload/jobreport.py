@@ -87,7 +87,7 @@ def remove_reports(workdir: Path) -> None:
 
 
 def _read(workdir: Path, name: str, limit: int) -> bytes | None:
-    """Return a report's bytes; a link that leaves the work directory is not followed, it would send a stranger's file."""
+    """Return a report's bytes; a link out of the work directory, to a stranger's file, is not followed."""
     path = workdir / name
     if path.is_symlink() and not is_inside(workdir, path):
         logger.warning("%s is a link out of the work directory: ignored", name)

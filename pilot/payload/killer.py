@@ -1,7 +1,7 @@
 """Ends a set of processes: TERM, a grace time, then KILL until nothing is left; all of them in parallel.
 
-Who belongs to the set is the caller's knowledge (``find``); it is asked again in each round, so children that are forked
-while we kill are found as well.
+Who belongs to the set is the caller's knowledge (``find``); it is asked again in each round, so children that are
+forked while we kill are found as well.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class KillReport:
 def end_processes(find: Callable[[], list[ProcInfo]], grace: float, deadline: float | None = None) -> KillReport:
     """End all processes that ``find`` returns, and return when they are gone.
 
-    SIGTERM goes to all of them at once, the first of the list first: a shell that lives longer than the command it waits
-    for would start the next one. SIGCONT follows, since a stopped process acts on SIGTERM only when continued.
+    SIGTERM goes to all of them at once, the first of the list first: a shell that lives longer than the command it
+    waits for would start the next one. SIGCONT follows, since a stopped process acts on SIGTERM only when continued.
 
     Args:
         find: returns the living processes of the set, the leader first.
@@ -61,7 +61,8 @@ def end_processes(find: Callable[[], list[ProcInfo]], grace: float, deadline: fl
         left = _kill(find, last, seen, killed)
     for info in left:
         logger.warning(
-            "cannot end process %d (%s): state %s, waits in %s", info.pid, info.comm, info.state, _wait_channel(info.pid)
+            "cannot end process %d (%s): state %s, waits in %s", info.pid, info.comm, info.state,
+            _wait_channel(info.pid)
         )
     return KillReport(len(seen), len(killed), len(left))
 

@@ -6,9 +6,9 @@
                              ├─ a daemon that bash's grandchild left behind: an orphan, handed to us by the kernel
                              └─ curl (another Child)
 
-The kernel gives the pilot every descendant whose parent has ended (PR_SET_CHILD_SUBREAPER), so the whole tree can be seen,
-its CPU time counted, and killed, without looking for processes by user name or by 'parent is 1', which on shared nodes
-hits strangers.
+The kernel gives the pilot every descendant whose parent has ended (PR_SET_CHILD_SUBREAPER), so the whole tree can be
+seen, its CPU time counted, and killed, without looking for processes by user name or by 'parent is 1', which on shared
+nodes hits strangers.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _REMEMBERED = 64
 class ExitStatus:
     """How a process ended.
 
-    ``code`` is 0..255 or 128 + n for signal n (``signal`` is n then, else 0); ``user`` and ``system`` are CPU seconds of
-    the process and of the descendants waited for. ``max_rss_kb`` (kB) is the largest of them, and at least the pilot's
-    own size (the kernel counts the moment between fork and exec).
+    ``code`` is 0..255 or 128 + n for signal n (``signal`` is n then, else 0); ``user`` and ``system`` are CPU seconds
+    of the process and of the descendants waited for. ``max_rss_kb`` (kB) is the largest of them, and at least the
+    pilot's own size (the kernel counts the moment between fork and exec).
     """
 
     code: int
@@ -65,7 +65,7 @@ class ExitStatus:
 
 
 class Child:
-    """A process that the pilot has started, and all that descends from it. Made by ``Supervisor.spawn``; thread-safe."""
+    """A process that the pilot has started, and all that descends from it; from ``Supervisor.spawn``; thread-safe."""
 
     def __init__(self, supervisor: Supervisor, pid: int, start_ticks: int, marker: str) -> None:
         self._supervisor = supervisor
@@ -123,7 +123,7 @@ class Child:
                 logger.exception("callback for the end of process %d failed", self.pid)
 
     def descendants(self, table: ProcTable | None = None) -> list[ProcInfo]:
-        """Return the living processes of the tree, the process itself first, daemons that were handed to us included."""
+        """Return the living processes of the tree, the process itself first, daemons handed to us included."""
         return [info for info in self._supervisor.members(self, table or procfs.scan()) if info.alive]
 
     def kill_tree(self, grace: float = 10.0, deadline: float | None = None) -> KillReport:
@@ -166,8 +166,8 @@ class Child:
 class Supervisor:
     """The one owner of child processes; one per pilot process. Thread-safe.
 
-    A single thread collects every ended child, so nobody else in the pilot may call ``os.wait*`` or ``Popen.wait`` for a
-    process of a foreign session. Processes that share the pilot's session are left to whoever started them.
+    A single thread collects every ended child, so nobody else in the pilot may call ``os.wait*`` or ``Popen.wait`` for
+    a process of a foreign session. Processes that share the pilot's session are left to whoever started them.
     """
 
     def __init__(self) -> None:
@@ -180,8 +180,8 @@ class Supervisor:
         self._closed = False
         self._session = os.getsid(0)
         self._shared = False
-        """True when processes that the pilot has not started may be its children: as process 1, or when it was exec'ed by
-        a shell that had children. Then an orphan must prove that it is ours."""
+        """True when processes that the pilot has not started may be its children: as process 1, or when it was exec'ed
+        by a shell that had children. Then an orphan must prove that it is ours."""
         self._id = secrets.token_hex(8)
         self._count = 0
 
@@ -211,8 +211,8 @@ class Supervisor:
             argv: program and arguments; no shell is involved.
             cwd: its working directory.
             env: its complete environment; the marker variable is added.
-            stdout, stderr: file descriptors, ``subprocess.DEVNULL`` or ``subprocess.STDOUT``; None inherits the pilot's.
-            stdin: file descriptor or DEVNULL.
+            stdout, stderr: file descriptors, ``subprocess.DEVNULL`` or ``subprocess.STDOUT``; None inherits the
+            pilot's. stdin: file descriptor or DEVNULL.
 
         Raises:
             OSError: the program or the directory does not exist or may not be used, or no process can be made.
@@ -288,7 +288,8 @@ class Supervisor:
     # --- whose process is it ------------------------------------------------------------------------------------------
 
     def _orphans(self, table: ProcTable, known: set[int]) -> list[ProcInfo]:
-        """Return processes that were handed over when their parent ended: children of the pilot that it has not started.
+        """Return processes that were handed over when their parent ended: children of the pilot that it has not
+        started.
 
         Without subreaper they are somewhere below process 1: then the whole table is searched for our sessions and
         markers among the processes of this user.
@@ -298,7 +299,7 @@ class Supervisor:
         return [i for i in table if i.pid not in known and i.session != self._session and _own_user(i.pid)]
 
     def _owner(self, orphan: ProcInfo, candidates: Sequence[Child]) -> Child | None:
-        """Return the Child that ``orphan`` descends from: by session, by an earlier look, by the marker, else by reason."""
+        """Return the Child that ``orphan`` descends from: by session, earlier look, marker, else by reason."""
         for child in candidates:
             if orphan.session in child.sessions or orphan.key in child.seen:
                 return child if orphan.start >= child.start_ticks else None
@@ -323,7 +324,7 @@ class Supervisor:
             except ChildProcessError:
                 self._wait_for_work()
                 continue
-            if result is None:
+            if result is None or self._closed:
                 continue
             if self._collect(result.si_pid):
                 pause = 0.01
@@ -352,7 +353,7 @@ class Supervisor:
             self._running.clear()
             self._ended.extend(stolen)
         for child in stolen:
-            logger.error("the exit status of process %d was taken by other code in the pilot: reported as 255", child.pid)
+            logger.error("exit status of process %d was taken by other code in the pilot: reported as 255", child.pid)
             child.finish(ExitStatus(255, 0, 0.0, 0.0, 0))
 
     def _collect(self, pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""Reads what payloads write: files of any size, binary, missing, or not files at all; always bounded, always printable."""
+"""Reads what payloads write: files of any size, binary, missing, or no files at all; bounded and made printable."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _lines_with(handle: int, begin: int, end: int, needles: tuple[bytes, ...]) -
 
 
 def printable(raw: bytes | str) -> str:
-    """Return ``raw`` as text without escape sequences; control characters and broken UTF-8 become ``?``; line ends stay."""
+    """Return ``raw`` as text without escape sequences; control characters and broken UTF-8 become ``?``."""
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
     return _CONTROL.sub("?", _ESCAPE.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
 

@@ -1,4 +1,4 @@
-"""Gets a transform that is given as a URL: allowed base, download with retries, checks, executable in the work directory."""
+"""Gets a transform that is given as a URL: allowed base, download with retries, checks, made executable."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Fetch = Callable[[str], bytes]
 
 
 def allowed_bases(option: str | Sequence[str] | None, environ: Mapping[str, str], default: Sequence[str]) -> list[str]:
-    """Return the allowed bases: option ``-g``, else env PANDA_BASE_URLS (both comma separated), else the experiment's list."""
+    """Return the allowed bases: option ``-g``, else env PANDA_BASE_URLS (comma lists), else the experiment's list."""
     for source in (option, environ.get("PANDA_BASE_URLS", "")):
         items = source.split(",") if isinstance(source, str) else list(source or ())
         bases = [item.strip() for item in items if item.strip()]
@@ -46,9 +46,9 @@ def allowed_bases(option: str | Sequence[str] | None, environ: Mapping[str, str]
 def is_allowed(url: str, bases: Sequence[str]) -> bool:
     """True when ``url`` lies below one of the bases.
 
-    The host is compared exactly, so ``pandaserver.cern.ch.evil.org`` does not pass; any port is right unless the base names
-    one (typical URLs have ``:25080``, the bases have none); the path must continue at a slash. A base without scheme allows
-    http and https.
+    The host is compared exactly, so ``pandaserver.cern.ch.evil.org`` does not pass; any port is right unless the base
+    names one (typical URLs have ``:25080``, the bases have none); the path must continue at a slash. A base without
+    scheme allows http and https.
     """
     try:
         parts = urlsplit(url)

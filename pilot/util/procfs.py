@@ -1,7 +1,7 @@
 """One pass over /proc: who is whose child, in which session, and how much CPU time it has used.
 
-Everything that looks at processes (the supervisor, the samplers, the checks) shares this pass; psutil is not used because
-it would open three files per process.
+Everything that looks at processes (the supervisor, the samplers, the checks) shares this pass; psutil is not used
+because it would open three files per process.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class ProcTable:
 
 
 def scan() -> ProcTable:
-    """Return the table of all processes; one that ends during the pass is left out. An unreadable /proc gives an empty one."""
+    """Return the table of all processes; one that ends during the pass is left out; without /proc it is empty."""
     processes: list[ProcInfo] = []
     try:
         root = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
