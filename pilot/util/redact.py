@@ -24,19 +24,24 @@ _TELL_TALES = (
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL)
 _BEARER = re.compile(r"(\bbearer(?:\s|%20)+)(?!\*{8})[\w.~+/=%-]{8,}", re.IGNORECASE)
 _AUTHORIZATION = re.compile(
-    r"((?<![\w-])(?:proxy-)?(?:authorization|(?:set-)?cookie)\\*[\"']?\s*[:=]\s*\\*[\"']?(?:(?:bearer|basic|token)\s+)?)"
-    r"(?!\*{8})[^\s\"'\\,]+",
+    r"((?<![\w-])(?:proxy-)?authorization\\{0,15}[\"']?\s*[:=]\s*\\{0,15}[\"']?(?:(?:bearer|basic|token)\s+)?)"
+    r"(?!(?:bearer|basic|token)\s|\*{8})[^\s\"'\\,]+",
+    re.IGNORECASE,
+)
+_COOKIE = re.compile(
+    r"((?<![\w-])(?:set-)?cookie\\{0,15}[\"']?\s*[:=]\s*\\{0,15}[\"']?)(?!\*{8})[^\s\"'\\][^\r\n\"'\\]*",
     re.IGNORECASE,
 )
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]{5,}\.[\w-]{5,}(?:\.[\w-]*)*")
 _USERINFO = re.compile(r"(\w://[^\s/:@\"']*:)[^\s/@\"']+(@)")
 _LOGIN = re.compile(
-    r"(\b(?:remote|registry)\s+login\b[^\n;|&]*?\s(?:-p|--password)(?:\s+|=))(\"[^\"]*\"|'[^']*'|\S+)", re.IGNORECASE
+    r"(\b(?:remote|registry)\s+login\b[^\n;|&]{0,300}?\s(?:-p|--password)(?:\s+|=))(\"[^\"]*\"|'[^']*'|\S+)",
+    re.IGNORECASE,
 )
-_LOGIN_STUCK = re.compile(r"(\b(?:remote|registry)\s+login\b[^\n;|&]*?\s-p)([^\s=-]\S*)", re.IGNORECASE)
+_LOGIN_STUCK = re.compile(r"(\b(?:remote|registry)\s+login\b[^\n;|&]{0,300}?\s-p)([^\s=-]\S*)", re.IGNORECASE)
 _OPTION = re.compile(r"(--(?:password|token|secret|secret-key|access-key)[ =])(\"[^\"]*\"|'[^']*'|\S+)", re.IGNORECASE)
 
-# The prefix is bounded: payloads choose what is logged, and an open one would make long words cost quadratic time.
+# Repeats are bounded here and above: payloads choose what is logged, and open ones would cost quadratic time.
 # Names whose value is secret whatever stands before them (S3_SECRET_KEY, x-amz-security-token, aws_session_token, ...).
 _SECRET_SUFFIX = (
     r"secret[_-]?(?:access[_-]?)?key|password|passwd|passphrase|client[_-]?secret|private[_-]?key|"
@@ -48,7 +53,7 @@ _SECRET_WORD = (
     r"signature|sig|(?:aws_?)?access_?key(?:_?id)?|public_?key|authz|credentials?"
 )
 _NAME = rf"(?:(?<![A-Za-z0-9])[\w.-]{{0,40}}(?:{_SECRET_SUFFIX})|(?<![\w-])(?:{_SECRET_WORD}))"
-_QUOTED_NAME = re.compile(rf"(\\*[\"'])(?:{_NAME})\1\s*:\s*", re.IGNORECASE)
+_QUOTED_NAME = re.compile(rf"(\\{{0,15}}[\"'])(?:{_NAME})\1\s*:\s*", re.IGNORECASE)
 _PLAIN_NAME = re.compile(rf"{_NAME}(?:=|%3D)", re.IGNORECASE)
 # ``name: value`` is often prose (token: expired), so only names that no prose has.
 _HEADER = re.compile(
@@ -56,7 +61,7 @@ _HEADER = re.compile(
     r"(?:access|refresh)_token)\s*:\s+)(?!\*{8})([^\s,;\"']+)",
     re.IGNORECASE,
 )
-_QUOTE = re.compile(r"b?(\\*[\"'])")
+_QUOTE = re.compile(r"b?(\\{0,15}[\"'])")
 _PLAIN_VALUE = re.compile(r"[^\s&;,\"'<>)\]}\\]+")
 _NOTHING = re.compile(r"(?:None|null|true|false|True|False)\b|\*{8}")
 _CLOSERS = {"{": "}", "[": "]", "(": ")"}
@@ -104,6 +109,7 @@ def _mask_patterns(text: str) -> str:
     text = _mask_values(text, _PLAIN_NAME)
     text = _HEADER.sub(rf"\g<1>{MASK}", text)
     text = _AUTHORIZATION.sub(rf"\g<1>{MASK}", text)
+    text = _COOKIE.sub(rf"\g<1>{MASK}", text)
     text = _BEARER.sub(rf"\g<1>{MASK}", text)
     text = _JWT.sub(MASK, text)
     text = _USERINFO.sub(rf"\g<1>{MASK}\g<2>", text)
