@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Tuple
 
 from aiohttp import web
 
@@ -21,13 +21,15 @@ class AdminInterface:
     A change needs the header Content-Type application/json, so that no foreign web page can make a browser send it.
     """
 
-    def __init__(self, sandbox: "Sandbox", from_anywhere: bool) -> None:
+    def __init__(self, sandbox: Sandbox, from_anywhere: bool) -> None:
         self.sandbox, self.from_anywhere = sandbox, from_anywhere
 
     async def handle(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         """Answer one request."""
         if not self.from_anywhere and not _is_local(request):
             return web.Response(status=403, text="the admin interface answers this machine only")
+        if request.path == "/favicon.ico":
+            return web.Response(status=404)
         parts = [part for part in request.path.split("/") if part][1:]
         if not parts or parts[0] != "api":
             return self._html(parts)
@@ -43,7 +45,7 @@ class AdminInterface:
         except (ValueError, TypeError) as exc:
             return web.json_response({"error": str(exc)}, status=400)
 
-    def _html(self, parts: "list[str]") -> web.Response:
+    def _html(self, parts: List[str]) -> web.Response:
         try:
             if len(parts) == 2 and parts[0] == "job":
                 text = page.job_page(self.sandbox.job(int(parts[1])))
@@ -57,47 +59,62 @@ class AdminInterface:
             return web.Response(status=404, text=f"not found: {exc}")
         return web.Response(text=text, content_type="text/html")
 
-    def _call(self, method: str, parts: "list[str]", data: Mapping[str, Any]) -> Any:
-        """One call; the table of the interface."""
-        box = self.sandbox
-        key = (method, *parts[:1], *(["*"] if len(parts) > 1 else []), *parts[2:])
-        if key == ("GET", "status"):
-            return {"jobs": box.counters(), "url": box.url, **counters(box.server)}
-        if key == ("GET", "jobs"):
-            return box.jobs()
-        if key == ("POST", "jobs"):
-            job_id = box.submit(data["definition"], raw=bool(data.get("raw")), site=data.get("site"))
-            return {"PandaID": job_id}
-        if key == ("GET", "jobs", "*"):
-            return box.job(int(parts[1]))
-        if key == ("POST", "jobs", "*", "kill"):
-            return {"done": box.kill(int(parts[1]))}
-        if key == ("POST", "jobs", "*", "command"):
-            return {"done": box.command(int(parts[1]), str(data["command"]))}
-        if key == ("POST", "jobs", "*", "debug"):
-            return {"done": box.debug(int(parts[1]), bool(data.get("on", True)))}
-        if key == ("POST", "jobs", "*", "state"):
-            return {"done": box.set_state(int(parts[1]), str(data["state"])) is None}
-        if key == ("GET", "faults"):
-            return [fault.public() for fault in box.faults.planned]
-        if key == ("POST", "faults"):
-            return box.faults.add(**data).public()
-        if key == ("DELETE", "faults"):
-            box.faults.clear()
-            return {"done": True}
-        if key == ("POST", "adder"):
-            return {"jobs": box.run_adder()}
-        if key == ("POST", "clock"):
-            box.advance_clock(float(data["seconds"]))
-            return {"now": box.core.now()}
-        if key == ("POST", "expire"):
-            return {"jobs": box.expire()}
-        if key == ("GET", "requests"):
-            return [record.public() for record in box.requests]
-        if key == ("POST", "queues", "*"):
-            box.add_queue(parts[1], data)
-            return {"done": True}
-        raise LookupError(f"{method} {'/'.join(parts)}")
+    def _call(self, method: str, parts: List[str], data: Mapping[str, Any]) -> Any:
+        """One call: parts[1] is the id or name, where there is one."""
+        pattern = "/".join([*parts[:1], *(["*"] if len(parts) > 1 else []), *parts[2:]])
+        route = ROUTES.get((method, pattern))
+        if route is None:
+            raise LookupError(f"{method} {'/'.join(parts)}")
+        return route(self.sandbox, parts[1] if len(parts) > 1 else "", data)
+
+
+def _submit(box: Sandbox, name: str, data: Mapping[str, Any]) -> Any:
+    return {"PandaID": box.submit(data["definition"], raw=bool(data.get("raw")), site=data.get("site"))}
+
+
+def _done(result: Any = None) -> Any:
+    return {"done": result is None or bool(result)}
+
+
+def _clear_faults(box: Sandbox, name: str, data: Mapping[str, Any]) -> Any:
+    box.faults.clear()
+    return _done()
+
+
+def _set_state(box: Sandbox, name: str, data: Mapping[str, Any]) -> Any:
+    box.set_state(int(name), str(data["state"]))
+    return _done()
+
+
+def _advance_clock(box: Sandbox, name: str, data: Mapping[str, Any]) -> Any:
+    box.advance_clock(float(data["seconds"]))
+    return _done()
+
+
+def _add_queue(box: Sandbox, name: str, data: Mapping[str, Any]) -> Any:
+    box.add_queue(name, data)
+    return _done()
+
+
+Route = Callable[["Sandbox", str, Mapping[str, Any]], Any]
+ROUTES: Mapping[Tuple[str, str], Route] = {
+    ("GET", "status"): lambda box, name, data: {"jobs": box.counters(), "url": box.url, **counters(box.server)},
+    ("GET", "jobs"): lambda box, name, data: box.jobs(),
+    ("POST", "jobs"): _submit,
+    ("GET", "jobs/*"): lambda box, name, data: box.job(int(name)),
+    ("POST", "jobs/*/kill"): lambda box, name, data: _done(box.kill(int(name))),
+    ("POST", "jobs/*/command"): lambda box, name, data: _done(box.command(int(name), str(data["command"]))),
+    ("POST", "jobs/*/debug"): lambda box, name, data: _done(box.debug(int(name), bool(data.get("on", True)))),
+    ("POST", "jobs/*/state"): _set_state,
+    ("GET", "faults"): lambda box, name, data: [fault.public() for fault in box.faults.planned],
+    ("POST", "faults"): lambda box, name, data: box.faults.add(**data).public(),
+    ("DELETE", "faults"): _clear_faults,
+    ("POST", "adder"): lambda box, name, data: {"jobs": box.run_adder()},
+    ("POST", "clock"): _advance_clock,
+    ("POST", "expire"): lambda box, name, data: {"jobs": box.expire()},
+    ("GET", "requests"): lambda box, name, data: [record.public() for record in box.requests],
+    ("POST", "queues/*"): _add_queue,
+}
 
 
 def _is_local(request: web.BaseRequest) -> bool:

@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, Sequence, Type, TypeVar, Union
+from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, Sequence, Set, Type, TypeVar, Union
 
 from sandbox import events
 from sandbox.admin import AdminInterface
@@ -60,11 +60,11 @@ class Sandbox:
         if production_dns is not None:
             authenticator.production_dns = tuple(production_dns)
         self.state = State(self.core, authenticator)
-        self.faults = Faults()
+        self.faults: Faults = Faults()
         self.auth, self.creds = self.state.auth, self.state.creds
         options = Options(v1, legacy, Path(trf_dir) if trf_dir else None, Path(queues_dir) if queues_dir else None,
                           admin_from_anywhere)
-        self.server = HttpServer(self.state, options, self.faults, self._changed)
+        self.server: HttpServer = HttpServer(self.state, options, self.faults, self._changed)
         self.server.admin = AdminInterface(self, options.admin_from_anywhere).handle
         self.server.listeners = [(host, port, None)]
         if tls is not None:
@@ -75,7 +75,7 @@ class Sandbox:
 
     # -- running ----------------------------------------------------------------------------------------------------
 
-    def start(self) -> "Sandbox":
+    def start(self) -> Sandbox:
         """Listen; returns when requests are answered."""
         loop = asyncio.new_event_loop()
         self._loop = loop
@@ -102,7 +102,7 @@ class Sandbox:
         self._loop = self._thread = None
         self.core.close()
 
-    def __enter__(self) -> "Sandbox":
+    def __enter__(self) -> Sandbox:
         return self.start()
 
     def __exit__(self, kind: Optional[Type[BaseException]], exc: Optional[BaseException],
@@ -158,10 +158,13 @@ class Sandbox:
                 return value
             with self._condition:
                 left = deadline - time.monotonic()
-                if left <= 0 or not self._condition.wait_for(lambda: self._version != seen, left):
+                if left <= 0 or not self._condition.wait_for(self._newer_than(seen), left):
                     last = [f"{r.dialect} {r.operation} {r.params.get('state', r.params.get('job_status', ''))} "
                             f"-> {r.status} {r.fault or ''}" for r in self.requests[-10:]]
                     raise TimeoutError(f"not within {timeout} s; last requests: {last}; jobs: {self.core.counts()}")
+
+    def _newer_than(self, seen: int) -> Callable[[], bool]:
+        return lambda: self._version != seen
 
     # -- jobs -------------------------------------------------------------------------------------------------------
 
@@ -204,6 +207,11 @@ class Sandbox:
     def add_queue(self, name: str, document: Mapping[str, Any]) -> None:
         """Serve a queue document under /cache/schedconfig/<name>.all.json."""
         self.core.queues[name] = dict(document)
+
+    @property
+    def unknown_parameters(self) -> Set[str]:
+        """Parameters that this server does not know, as older servers: add names to have them refused."""
+        return self.state.unknown_parameters
 
     def run_adder(self) -> List[int]:
         """Let the adder look at all final reports; returns the jobs that it ended."""

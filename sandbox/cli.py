@@ -80,6 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     fault.add_argument("--when", action="append", default=[], metavar="PARAM=VALUE")
     fault.add_argument("--text", default="", help="body, command or content type, depending on the kind")
     fault.add_argument("--clear", action="store_true")
+    queue = client("queue", "serve a queue document", _queue)
+    queue.add_argument("name")
+    queue.add_argument("file", type=Path)
+    clock = client("clock", "let time pass for the server and apply its time limits", _clock)
+    clock.add_argument("seconds", type=float)
     client("adder", "let the adder look at the final reports", _adder)
     client("requests", "the recorded requests as JSON", _requests)
     return parser
@@ -105,7 +110,7 @@ def _serve(args: argparse.Namespace) -> int:
     return 0
 
 
-def _queues(directory: Optional[Path]) -> "dict[str, dict[str, Any]]":
+def _queues(directory: Optional[Path]) -> dict[str, dict[str, Any]]:
     """The queue documents of a directory: one JSON object with a nickname per file."""
     found = {}
     for path in sorted(directory.glob("*.json")) if directory else ():
@@ -168,6 +173,17 @@ def _fault(args: argparse.Namespace) -> int:
 
 def _adder(args: argparse.Namespace) -> int:
     print(json.dumps(_call(args.url, "POST", "adder")["jobs"]))
+    return 0
+
+
+def _queue(args: argparse.Namespace) -> int:
+    _call(args.url, "POST", f"queues/{args.name}", json.loads(args.file.read_text()))
+    return 0
+
+
+def _clock(args: argparse.Namespace) -> int:
+    _call(args.url, "POST", "clock", {"seconds": args.seconds})
+    print(json.dumps(_call(args.url, "POST", "expire")["jobs"]))
     return 0
 
 

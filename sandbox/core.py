@@ -17,44 +17,14 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Union
 
 from sandbox import rules
 from sandbox.adder import judge_final
-from sandbox.definition import complete, is_int
+from sandbox.definition import as_key, complete
 from sandbox.fields import ColumnError, stored_values
 from sandbox.identity import clean_dn
+from sandbox.selection import JobRequest, condition
 from sandbox.store import open_store
 
 Job = Dict[str, Any]
 Row = sqlite3.Row
-
-LABELS_ASKED: Mapping[Optional[str], tuple[str, ...]] = {
-    "user": ("user", "panda", "install"),
-    "managed": ("managed", "test", "prod_test", "install"),
-    None: ("managed", "test", "prod_test", "install"),
-    "": ("managed", "test", "prod_test", "install"),
-    "unified": ("managed", "test", "prod_test", "install", "user", "panda"),
-}
-
-
-@dataclass(frozen=True)
-class JobRequest:
-    """What a pilot asks for (server-api.md 5.1). disk and memory in MB, remaining_time in s; 0 = no restriction."""
-
-    site: str
-    label: Optional[str] = None
-    disk: float = 0
-    memory: float = 0
-    remaining_time: float = 0
-    computing_element: Optional[str] = None
-    node: Optional[str] = None
-    job_type: Optional[str] = None
-    prod_user: Optional[str] = None
-    task_id: Optional[int] = None
-    resource_type: Optional[str] = None
-    harvester_id: Optional[str] = None
-    worker_id: Optional[str] = None
-    background: bool = False
-    n_jobs: int = 1
-    proxy_key: bool = False
-
 
 @dataclass(frozen=True)
 class UpdateAnswer:
@@ -111,14 +81,15 @@ class Core:
         self.on_change()
 
     def _row(self, job_id: Any) -> Optional[Row]:
-        if not is_int(job_id) or int(job_id) >= 2**63:
+        key = as_key(job_id)
+        if key is None:
             return None
-        row: Optional[Row] = self.db.execute("SELECT * FROM jobs WHERE panda_id=?", (int(job_id),)).fetchone()
+        row: Optional[Row] = self.db.execute("SELECT * FROM jobs WHERE panda_id=?", (key,)).fetchone()
         return row
 
     def _set(self, job_id: int, **columns: Any) -> None:
         names = ", ".join(f"{name}=?" for name in columns)
-        self.db.execute(f"UPDATE jobs SET {names} WHERE panda_id=?", (*columns.values(), job_id))  # noqa: S608
+        self.db.execute(f"UPDATE jobs SET {names} WHERE panda_id=?", (*columns.values(), job_id))
 
     def _state(self, job_id: int, state: str, **columns: Any) -> None:
         self._set(job_id, state=state, **columns)
@@ -129,11 +100,10 @@ class Core:
     def submit(self, definition: Mapping[str, Any], site: str = "TEST_QUEUE", raw: bool = False) -> int:
         """Add a job in state activated; returns its PandaID. ``raw``: dispatch the fields verbatim, add nothing."""
         with self._change() as db:
-            job_id = definition.get("PandaID")
-            if not is_int(job_id) or self._row(job_id) is not None:
+            key = as_key(definition.get("PandaID"))
+            if key is None or self._row(key) is not None:
                 highest = db.execute("SELECT MAX(panda_id) FROM jobs").fetchone()[0]
-                job_id = max(self.first_id, (highest or 0) + 1)
-            key = int(job_id)
+                key = max(self.first_id, (highest or 0) + 1)
             queue = str(definition.get("computingSite") or site)
             if raw:
                 dispatched = {"PandaID": key, **{k: v for k, v in definition.items() if k != "computingSite"}}
@@ -145,8 +115,7 @@ class Core:
     def _insert(self, db: sqlite3.Connection, key: int, queue: str, dispatched: Job, given: Mapping[str, Any],
                 raw: bool) -> None:
         def number(name: str) -> Optional[int]:
-            value = dispatched.get(name)
-            return int(value) if is_int(value) else None  # type: ignore[arg-type]
+            return as_key(dispatched.get(name))
 
         now = self.now()
         columns = {
@@ -161,7 +130,7 @@ class Core:
             "created": now, "modified": now,
         }
         marks = ",".join("?" * len(columns))
-        db.execute(f"INSERT INTO jobs ({','.join(columns)}) VALUES ({marks})", tuple(columns.values()))  # noqa: S608
+        db.execute(f"INSERT INTO jobs ({','.join(columns)}) VALUES ({marks})", tuple(columns.values()))
         db.execute("INSERT INTO history VALUES (?,?,?)", (key, now, "activated"))
 
     def _out_endpoint(self, queue: str) -> str:
@@ -174,9 +143,10 @@ class Core:
     def acquire(self, request: JobRequest, only_owner: Optional[str] = None) -> List[Job]:
         """Hand out up to ``n_jobs`` activated jobs; they become sent. only_owner: clean name of the one user served."""
         with self._change() as db:
-            where, values = self._selection(request, only_owner)
+            in_test = self.queues.get(request.site, {}).get("status") == "test"
+            where, values = condition(request, in_test, only_owner)
             rows = db.execute(
-                f"SELECT * FROM jobs WHERE state='activated' AND {where} "  # noqa: S608
+                f"SELECT * FROM jobs WHERE state='activated' AND {where} "
                 "ORDER BY priority DESC, panda_id LIMIT ?", (*values, request.n_jobs)).fetchall()
             jobs = [self._dispatch(row, request) for row in rows]
             for job, row in zip(jobs, rows):
@@ -184,40 +154,6 @@ class Core:
                     # counted after the whole request: every job of a bulk answer has the same number (recorded)
                     job["nSent"] = 0 if row["label"] in ("user", "panda") else self._n_sent
             return jobs
-
-    def _selection(self, request: JobRequest, only_owner: Optional[str]) -> tuple[str, List[Any]]:
-        label = request.label
-        if self.queues.get(request.site, {}).get("status") == "test" and label in ("user", "managed", "unified"):
-            label = "test"
-        where, values = ["site=?"], [request.site]  # type: List[str], List[Any]
-        if label == "test" and request.computing_element is not None:
-            if request.job_type == "user":
-                where.append("processing_type LIKE 'gangarobot%'")
-            else:
-                where.append("(processing_type LIKE 'gangarobot%' OR label IN ('prod_test', 'install', 'test'))")
-        elif label in LABELS_ASKED:
-            where.append(f"label IN ({','.join('?' * len(LABELS_ASKED[label]))})")
-            values += LABELS_ASKED[label]
-        elif label != "self":
-            where.append("label=?")
-            values.append(label)
-        for condition, limit in (
-            ("(max_disk=0 OR max_disk<=?)", request.disk), ("(min_ram=0 OR min_ram<=?)", request.memory),
-            ("(max_walltime IS NULL OR max_walltime<=?)", request.remaining_time),
-        ):
-            if limit:
-                where.append(condition)
-                values.append(limit)
-        for column, wanted in (
-            ("prod_user", clean_dn(request.prod_user) if request.prod_user else None), ("prod_user", only_owner),
-            ("task_id", request.task_id), ("resource_type", request.resource_type),
-        ):
-            if wanted:
-                where.append(f"{column}=?")
-                values.append(wanted)
-        if request.background:
-            where.append("backgroundable=1")
-        return " AND ".join(where), values
 
     def _dispatch(self, row: Row, request: JobRequest) -> Job:
         job_id = int(row["panda_id"])
@@ -244,12 +180,11 @@ class Core:
         """Apply one update (legacy names). strict_metadata: v1 refuses metadata of an unknown job, legacy says 0."""
         with self._change():
             answer, stored = self._update(message, strict_metadata)
-            job_id = message.get("jobId")
-            if is_int(job_id) and int(job_id) < 2**63:  # type: ignore[arg-type]
+            key = as_key(message.get("jobId"))
+            if key is not None:
                 kept = {key: value for key, value in message.items() if value is not None}
                 self.db.execute("INSERT INTO updates VALUES (?,?,?,?,?,?,?)", (
-                    int(job_id), self.now(), dialect, int(stored), answer.status_code,  # type: ignore[arg-type]
-                    answer.command, json.dumps(kept)))
+                    key, self.now(), dialect, int(stored), answer.status_code, answer.command, json.dumps(kept)))
         if stored and message["state"] in rules.FINAL_STATES:
             self.on_final(int(message["jobId"]))
         return answer
@@ -269,7 +204,7 @@ class Core:
         verdict = rules.judge(
             state=row["state"], archived=bool(row["archived"]), final_accepted=row["finals"] > 0,
             by_pilot=bool(row["by_pilot"]), attempt_nr=row["attempt_nr"], asked=asked,
-            asked_attempt=int(attempt) if is_int(attempt) else None)  # type: ignore[arg-type]
+            asked_attempt=as_key(attempt))
         if verdict.effect in ("tobekilled", "alreadydone"):
             return UpdateAnswer(0, verdict.effect), False
         if verdict.effect == "store":

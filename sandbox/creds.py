@@ -1,4 +1,4 @@
-"""Proxies, tokens, key pairs: in memory only, never on disk. Refusals are the recorded ones (server-api.md 8.6, 8.7)."""
+"""Proxies, tokens, key pairs: in memory only, never on disk. Refusals are the recorded ones (server-api.md 8.6)."""
 
 from __future__ import annotations
 

@@ -6,29 +6,33 @@ Order and defaults are those of the recorded dispatches (job-definition.md 2, te
 from __future__ import annotations
 
 import uuid
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Optional, Sequence
+
+from sandbox.fields import words
 
 # Keys that steer the server and are not dispatched.
 SERVER_KEYS = ("computingSite", "useSecrets", "backgroundable", "eventRanges", "nSent", "StatusCode")
 
-DISPATCH_ORDER = (
+DISPATCH_ORDER = words(
     "PandaID prodSourceLabel swRelease homepackage transformation jobName jobDefinitionID cloud inFiles "
     "dispatchDblock dispatchDBlockToken dispatchDBlockTokenForOut outFiles destinationDblock destinationDBlockToken "
     "prodDBlocks prodDBlockToken realDatasets realDatasetsIn fileDestinationSE logFile logGUID jobPars attemptNr GUID "
     "checksum fsize scopeIn scopeOut scopeLog ddmEndPointIn ddmEndPointOut destinationSE prodUserID maxCpuCount "
     "minRamCount maxDiskCount cmtConfig processingType transferType sourceSite currentPriority taskID coreCount "
     "jobsetID reqID nucleus maxWalltime resource_type"
-).split()
+)
 LAST_FIELDS = ("ioIntensity", "ioIntensityUnit", "onSiteMerging")  # after the other conditional ones (recorded)
 
-_INPUT_LISTS = ("dispatchDblock dispatchDBlockToken prodDBlocks prodDBlockToken realDatasetsIn GUID checksum fsize "
-                "scopeIn").split()
-_OUTPUT_LISTS = "dispatchDBlockTokenForOut destinationDBlockToken fileDestinationSE".split()
+_INPUT_LISTS = words("dispatchDblock dispatchDBlockToken prodDBlocks prodDBlockToken realDatasetsIn GUID checksum "
+                     "fsize scopeIn")
+_OUTPUT_LISTS = words("dispatchDBlockTokenForOut destinationDBlockToken fileDestinationSE")
 
 
-def is_int(value: Any) -> bool:
-    """True for an int and for text of digits (job files from ARC have text)."""
-    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, str) and value.isdigit())
+def as_key(value: Any) -> Optional[int]:
+    """An int, or text of digits (job files from ARC have text), as an int that SQLite can hold; else None."""
+    if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and value.isdigit())):
+        return None
+    return int(value) if int(value) < 2**63 else None
 
 
 def complete(definition: Mapping[str, Any], job_id: int, queue: str, out_endpoint: str) -> dict[str, Any]:
@@ -111,6 +115,6 @@ def _elements(value: Any) -> Sequence[str]:
 
 def _resource_type(core_count: Any, memory: Any) -> str:
     """SCORE, MCORE, with _HIMEM above 2000 MB per core (the recorded table of resource types)."""
-    cores = int(core_count) if is_int(core_count) and int(core_count) > 0 else 1
-    himem = is_int(memory) and int(memory) / cores > 2000
+    cores = as_key(core_count) or 1
+    himem = (as_key(memory) or 0) / cores > 2000
     return ("SCORE" if cores == 1 else "MCORE") + ("_HIMEM" if himem else "")

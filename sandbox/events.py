@@ -27,8 +27,8 @@ def acquire(core: Core, job_id: Any, n_ranges: int, segment: Optional[int] = Non
         if status is None or status[0] not in LIVE_JOB or status[2] == "tobekilled":
             return []
         rows = db.execute(
-            "SELECT * FROM events WHERE panda_id=? AND status='ready' AND (? IS NULL OR segment=?) ORDER BY seq LIMIT ?",
-            (int(job_id), segment, segment, n_ranges)).fetchall()
+            "SELECT * FROM events WHERE panda_id=? AND status='ready' AND (? IS NULL OR segment=?) "
+            "ORDER BY seq LIMIT ?", (int(job_id), segment, segment, n_ranges)).fetchall()
         db.executemany("UPDATE events SET status='sent' WHERE range_id=?", [(row["range_id"],) for row in rows])
         return [json.loads(row["description"]) for row in rows]
 
@@ -60,7 +60,9 @@ def flatten(items: Sequence[Mapping[str, Any]]) -> List[Mapping[str, Any]]:
     return flat
 
 
-def update(core: Core, items: Sequence[Mapping[str, Any]], version: int = 0) -> Tuple[List[Optional[bool]], Dict[str, Any]]:
+def update(
+    core: Core, items: Sequence[Mapping[str, Any]], version: int = 0
+) -> Tuple[List[Optional[bool]], Dict[str, Any]]:
     """Apply range states. Returns per range true, false or null (not final), and the commands by PandaID."""
     returns: List[Optional[bool]] = []
     commands: Dict[str, Any] = {}
@@ -85,6 +87,6 @@ def _one(core: Core, range_id: str, state: str, item: Mapping[str, Any], status:
     allowed = ("sent", "running", "ready") if version == 2 else ("sent", "running")
     marks = ",".join("?" * len(allowed))
     done = core.db.execute(
-        f"UPDATE events SET status=?, error=?, dialog=? WHERE range_id=? AND status IN ({marks})",  # noqa: S608
+        f"UPDATE events SET status=?, error=?, dialog=? WHERE range_id=? AND status IN ({marks})",
         (state, item.get("errorCode"), item.get("errorDiag"), range_id, *allowed))
     return done.rowcount > 0

@@ -15,13 +15,15 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 
+from sandbox.fields import words
+from sandbox.state import NO_ROLE
 from sandbox.wire import Reply
 
-PLAIN_KINDS = frozenset(
+PLAIN_KINDS = frozenset(words(
     "reset close_before_answer delay garbage not_utf8 html empty body hang truncate wrong_type drip strings urlencoded "
-    "command processed_then_reset processed_then_close".split())
-AFTER = frozenset(
-    "truncate wrong_type drip strings urlencoded command processed_then_reset processed_then_close".split())
+    "command processed_then_reset processed_then_close"))
+AFTER = frozenset(words(
+    "truncate wrong_type drip strings urlencoded command processed_then_reset processed_then_close"))
 
 GARBAGE = b"\x16\x03\x01<<{{ not an answer \x00\x01\x02 }}"
 NOT_UTF8 = b'{"StatusCode": 0, "command": "\xff\xfe\xfa"}'
@@ -112,18 +114,32 @@ def replacement(fault: Fault, dialect: str, json_wanted: bool, operation: str) -
     if fault.kind.startswith("http_"):
         return Reply(fault.text or f"injected fault: HTTP {fault.number}", status=fault.number)
     if fault.kind.startswith("status_"):
-        payload: Dict[str, Any] = {"StatusCode": fault.number}
-        if dialect == "v1":
-            # recorded for update_job: success stays true; acquire_jobs has no data then
-            acquire = operation == "acquire_jobs"
-            message = {10: "Timed out", 20: "No jobs in PanDA"}.get(fault.number, "Database error")
-            envelope = {"success": not acquire, "message": message, "data": None if acquire else payload}
-            return Reply(envelope, "json" if json_wanted else "repr")
-        return Reply(payload, "json" if json_wanted else "urlencoded",
-                     content_type="application/json" if json_wanted else "text/plain")
+        acquire = operation == "acquire_jobs"
+        return _v1_status(fault.number, acquire, json_wanted) if dialect == "v1" else (
+            _legacy_status(fault.number, acquire, json_wanted))
     if fault.kind == "body":
         return Reply(fault.text)
     return None
+
+
+def _v1_status(code: int, acquire: bool, json_wanted: bool) -> Reply:
+    """A StatusCode as v1 tells it: in ``data``, with success true for an update (recorded), or by the message alone."""
+    data: Optional[Dict[str, Any]] = {"StatusCode": code}
+    success = code != 50
+    message = {10: "Timed out", 20: "No jobs in PanDA", 50: "Invalid job status"}.get(code, "Database error")
+    if acquire or code in (60, 70):
+        success, data = False, None
+    if code == 60:
+        message = NO_ROLE if acquire else "production or pilot role required"
+    return Reply({"success": success, "message": message, "data": data}, "json" if json_wanted else "repr")
+
+
+def _legacy_status(code: int, acquire: bool, json_wanted: bool) -> Reply:
+    dialog = {10: "database timeout", 20: "no jobs in PanDA"}.get(code) if acquire else None
+    dialog = NO_ROLE if code == 60 else dialog
+    payload = {"StatusCode": code, **({"errorDialog": dialog} if dialog and json_wanted else {})}
+    return Reply(payload, "json" if json_wanted else "urlencoded",
+                 content_type="application/json" if json_wanted else "text/plain")
 
 
 def raw_replacement(fault: Fault) -> Optional[bytes]:

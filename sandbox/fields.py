@@ -13,6 +13,12 @@ from typing import Any, Mapping, Optional, Tuple
 NUMBER = (int, float)
 
 
+def words(text: str) -> Tuple[str, ...]:
+    """The words of a text, for tables of names."""
+    return tuple(text.split())
+
+
+
 @dataclass(frozen=True)
 class UpdateField:
     """One field of updateJob / update_job.

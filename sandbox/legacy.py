@@ -7,12 +7,13 @@ import json
 from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from sandbox import events
-from sandbox.core import JobRequest, UpdateAnswer
+from sandbox.core import UpdateAnswer
 from sandbox.creds import CredentialError
 from sandbox.fields import FIELD, LEGACY_SLICED
 from sandbox.identity import Identity
 from sandbox.methods import LEGACY_METHODS, BindError, bind_legacy
 from sandbox.rules import PILOT_STATES
+from sandbox.selection import JobRequest
 from sandbox.state import BAD_WORKER_STATE, NO_ROLE, RESOURCE_TYPES, WORKER_STATES, State
 from sandbox.wire import BodyError, Decoded, RawRequest, Reply, error, forbidden, parse_form, parse_query
 
@@ -66,7 +67,7 @@ def _params(request: RawRequest) -> Dict[str, Any]:
 def answer(decoded: Decoded, identity: Identity, request: RawRequest, state: State) -> Reply:
     """Bind the parameters and call."""
     try:
-        bound = bind_legacy(decoded.method, decoded.params)
+        bound = bind_legacy(decoded.method.without(state.unknown_parameters), decoded.params)
         return HANDLERS[decoded.name](state, identity, bound, wants_json(request.headers))
     except (BindError, AttributeError, TypeError, ValueError, KeyError) as exc:
         # any exception inside the method is HTTP 500 with its text
@@ -111,7 +112,7 @@ def _update_job(state: State, identity: Identity, p: Mapping[str, Any], json_wan
     if not identity.pilot:
         return _no_role(json_wanted)
     for name in (*LEGACY_SLICED, "metaData"):
-        value = p[name]
+        value = p.get(name, "")
         if value is None and name not in ("pilotLog", "metaData", "stdout"):
             continue
         if value is None:
@@ -120,7 +121,7 @@ def _update_job(state: State, identity: Identity, p: Mapping[str, Any], json_wan
             raise TypeError(f"'{type(value).__name__}' object is not subscriptable")
     if str(p["jobId"]) == "NULL" or p["state"] not in PILOT_STATES:
         return by_accept({"StatusCode": 0}, json_wanted)
-    message = {name: value for name, value in p.items() if name in FIELD}
+    message: Dict[str, Any] = {name: p.get(name) for name in FIELD}
     if isinstance(message["stdout"], str):
         message["stdout"] = message["stdout"][:2048]
     for name in ("jobId", "attemptNr"):

@@ -6,8 +6,8 @@ name kills the request; the texts below are those of Python itself (server-api.m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Mapping, Tuple
+from dataclasses import dataclass, replace
+from typing import AbstractSet, Any, Dict, Mapping, Tuple
 
 from sandbox.fields import UPDATE_FIELDS
 
@@ -57,6 +57,12 @@ class Method:
     secure: bool = True
     production: bool = False
 
+    def without(self, names: AbstractSet[str]) -> Method:
+        """The method as an older server has it, which does not know some of the parameters."""
+        if not names:
+            return self
+        return replace(self, params=tuple(param for param in self.params if param.name not in names))
+
 
 def P(names: str, *types: type, default: Any = None) -> Tuple[Param, ...]:
     """Optional parameters of one type; a name ending in ``!`` is required."""
@@ -103,8 +109,8 @@ _V1 = (
            http="GET"),
     Method("update_worker_status", "update_worker_status",
            # any type is taken for the worker id (recorded as text)
-           (Param("worker_id", (), REQUIRED),) + P("harvester_id! status!") + P("timeout", int, default=60)
-           + P("node_id"), module="pilot", production=True),
+           (Param("worker_id", (), REQUIRED), *P("harvester_id! status!"), *P("timeout", int, default=60),
+            *P("node_id")), module="pilot", production=True),
     Method("update_worker_node", "update_worker_node", _NODE, module="pilot", production=True),
     Method("update_worker_node_gpu", "update_worker_node_gpu", _GPU, module="pilot", production=True),
     Method("acquire_event_ranges", "acquire_event_ranges",
@@ -173,6 +179,13 @@ LEGACY_METHODS: Mapping[str, Method] = {m.name: m for m in _LEGACY}
 OPERATIONS = frozenset(m.operation for m in _V1 + _LEGACY)
 
 
+class _Bound(Dict[str, Any]):
+    """Bound parameters; one that an older server does not have reads as null."""
+
+    def __missing__(self, key: str) -> Any:
+        return None
+
+
 def bind_legacy(method: Method, params: Mapping[str, Any]) -> dict[str, Any]:
     """Bind as a plain Python call does; BindError has the text of the TypeError (recorded)."""
     known = {p.name for p in method.params}
@@ -186,7 +199,7 @@ def bind_legacy(method: Method, params: Mapping[str, Any]) -> dict[str, Any]:
             "," if len(quoted) > 2 else "") + f" and {quoted[-1]}"
         plural = "s" if len(missing) > 1 else ""
         raise BindError(f"{method.name}() missing {len(missing)} required positional argument{plural}: {text}")
-    return {p.name: params.get(p.name, p.default) for p in method.params}
+    return _Bound({p.name: params.get(p.name, p.default) for p in method.params})
 
 
 def bind_v1(method: Method, params: Mapping[str, Any], cast: bool) -> dict[str, Any]:
@@ -198,7 +211,7 @@ def bind_v1(method: Method, params: Mapping[str, Any], cast: bool) -> dict[str, 
     for name in params:
         if name not in known:
             raise BindError(f"got an unexpected keyword argument '{name}'")
-    bound: dict[str, Any] = {}
+    bound = _Bound()
     for param in method.params:
         if param.name not in params:
             bound[param.name] = param.default

@@ -21,7 +21,8 @@ h2{font-size:16px;margin:22px 0 6px}
 table{border-collapse:collapse;width:100%;background:#fff;box-shadow:0 1px 2px #0002}
 th,td{text-align:left;padding:5px 10px;border-bottom:1px solid #e3e8ec;vertical-align:top}th{background:#eef2f5}
 pre{background:#10202e;color:#dfe9f1;padding:10px 14px;overflow:auto;max-height:420px;white-space:pre-wrap}
-.s{padding:1px 8px;border-radius:9px;background:#dfe5ea}.finished{background:#bfe8c8}.failed,.cancelled,.closed{background:#f5c6c2}
+.s{padding:1px 8px;border-radius:9px;background:#dfe5ea}.finished{background:#bfe8c8}
+.failed,.cancelled,.closed{background:#f5c6c2}
 .running,.starting{background:#c3dcf7}.sent{background:#fdeab5}.holding,.transferring{background:#e2d4f5}
 button{font:inherit;padding:2px 10px}
 """
@@ -109,7 +110,8 @@ def job_page(job: Mapping[str, Any]) -> str:
           f"<code>{_e(_brief(u))}</code>"] for u in job["updates"]], "heartbeats")
     body += "<h2>Final report</h2>"
     if final:
-        shown = {k: v for k, v in final.items() if k not in ("xml", "metaData", "pilotLog", "stdout") and v not in ("", None)}
+        apart = ("xml", "metaData", "pilotLog", "stdout")
+        shown = {k: v for k, v in final.items() if k not in apart and v not in ("", None)}
         body += f"<pre id=final>{_e(json.dumps(shown, indent=1))}</pre>"
         body += f"<h2>Output report</h2><pre id=report>{_e(_pretty(final.get('xml')))}</pre>"
     else:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
+from typing import Any, Awaitable, Callable, Deque, Dict, List, Optional, Tuple
 
 from aiohttp import web
 
@@ -58,7 +58,7 @@ class Options:
     admin_from_anywhere: bool = False
 
 
-Admin = Callable[[web.BaseRequest, bytes], "asyncio.Future[web.StreamResponse]"]
+Admin = Callable[[web.BaseRequest, bytes], Awaitable[web.StreamResponse]]
 
 
 @dataclass
@@ -69,7 +69,7 @@ class HttpServer:
     options: Options
     faults: Faults
     on_request: Callable[[], None]
-    admin: Any = None
+    admin: Optional[Admin] = None
     requests: Deque[RecordedRequest] = field(default_factory=lambda: deque(maxlen=RING))
     listeners: List[Tuple[str, int, Optional[ssl.SSLContext]]] = field(default_factory=list)
     _runner: Optional[web.ServerRunner] = None
@@ -78,8 +78,7 @@ class HttpServer:
 
     async def up(self) -> List[int]:
         """Listen; returns the ports (those asked as 0 are chosen by the kernel and then kept)."""
-        server = web.Server(self.handle, auto_decompress=False, access_log=None,  # type: ignore[arg-type]
-                            keepalive_timeout=600.0)
+        server = web.Server(self.handle, auto_decompress=False, access_log=None, keepalive_timeout=600.0)
         self._runner = web.ServerRunner(server)
         await self._runner.setup()
         bound: List[Tuple[str, int, Optional[ssl.SSLContext]]] = []
@@ -113,16 +112,15 @@ class HttpServer:
         """Answer one request."""
         try:
             body = await request.content.read()
-        except (ConnectionError, web.RequestPayloadError, asyncio.IncompleteReadError, Exception) as exc:
+        except Exception as exc:  # whatever aiohttp makes of it: ClientPayloadError, a lost connection, ...
             # The connection ended before Content-Length was reached: the real server kills its worker (2.1).
             self.state.workers_killed += 1
             self._record(request, "none", Decoded("short_body", ""), status=None).fault = str(exc) or "short body"
             self.on_request()
             raise
         path = request.path
-        if path.startswith("/sandbox") or path == "/":
-            response: web.StreamResponse = await self.admin(request, body)
-            return response
+        if path.startswith("/sandbox") or path in ("/", "/favicon.ico"):
+            return web.Response(status=404) if self.admin is None else await self.admin(request, body)
         raw = self._raw(request, body)
         dialect, module, enabled = self._dialect(path)
         if module is None:
@@ -140,7 +138,7 @@ class HttpServer:
         return response
 
     def _dialect(self, path: str) -> Tuple[str, Any, bool]:
-        if path.startswith("/api/v1/") or path.startswith("/api/latest/") or path in ("/api", "/api/v1"):
+        if path.startswith(("/api/v1/", "/api/latest/")) or path in ("/api", "/api/v1"):
             return "v1", v1, self.options.v1
         if path.startswith("/server/panda"):
             return "legacy", legacy, self.options.legacy
@@ -213,7 +211,8 @@ class HttpServer:
             return _cut(request, reset=False)
         body = raw_replacement(fault)
         if body is not None:
-            return web.Response(body=body, headers={"Content-Type": "text/html" if fault.kind == "html" else "text/plain"})
+            kind = "text/html" if fault.kind == "html" else "text/plain"
+            return web.Response(body=body, headers={"Content-Type": kind})
         instead = replacement(fault, dialect, json_wanted, decoded.operation)
         return None if instead is None else _response(request, instead)
 

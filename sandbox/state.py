@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, List, Mapping, Optional
+from typing import Any, List, Mapping, Optional, Set
 
 from sandbox.core import Core
 from sandbox.creds import Credentials
@@ -29,6 +29,7 @@ class State:
     auth: Authenticator = field(default_factory=Authenticator)
     creds: Credentials = field(default_factory=Credentials)
     workers_killed: int = 0
+    unknown_parameters: Set[str] = field(default_factory=set)
 
     def worker_status(self, harvester: Any, worker: Any, status: str, node: Optional[str]) -> None:
         """Note a pilot's start or end; unknown workers count as success (server-api.md 8.2)."""

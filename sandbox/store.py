@@ -8,9 +8,10 @@ from typing import Union
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
-  panda_id INTEGER PRIMARY KEY, site TEXT NOT NULL, label TEXT NOT NULL, state TEXT NOT NULL, attempt_nr INTEGER NOT NULL,
-  priority INTEGER NOT NULL, min_ram INTEGER, max_disk INTEGER, max_walltime INTEGER, resource_type TEXT, task_id INTEGER,
-  prod_user TEXT, processing_type TEXT, backgroundable INTEGER NOT NULL DEFAULT 0, use_secrets INTEGER NOT NULL DEFAULT 0,
+  panda_id INTEGER PRIMARY KEY, site TEXT NOT NULL, label TEXT NOT NULL, state TEXT NOT NULL,
+  attempt_nr INTEGER NOT NULL, priority INTEGER NOT NULL, min_ram INTEGER, max_disk INTEGER, max_walltime INTEGER,
+  resource_type TEXT, task_id INTEGER, prod_user TEXT, processing_type TEXT,
+  backgroundable INTEGER NOT NULL DEFAULT 0, use_secrets INTEGER NOT NULL DEFAULT 0,
   definition TEXT NOT NULL, raw INTEGER NOT NULL DEFAULT 0,
   archived INTEGER NOT NULL DEFAULT 0, by_pilot INTEGER NOT NULL DEFAULT 0,
   debug INTEGER NOT NULL DEFAULT 0, command TEXT, commands TEXT NOT NULL DEFAULT '[]',
@@ -28,7 +29,8 @@ CREATE TABLE IF NOT EXISTS updates (
 CREATE INDEX IF NOT EXISTS updates_job ON updates (panda_id);
 CREATE TABLE IF NOT EXISTS workers (
   harvester_id TEXT NOT NULL, worker_id TEXT NOT NULL, status TEXT NOT NULL, node TEXT, time REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS nodes (site TEXT NOT NULL, host TEXT NOT NULL, gpu INTEGER NOT NULL, description TEXT NOT NULL,
+CREATE TABLE IF NOT EXISTS nodes (
+  site TEXT NOT NULL, host TEXT NOT NULL, gpu INTEGER NOT NULL, description TEXT NOT NULL,
   PRIMARY KEY (site, host, gpu));
 CREATE TABLE IF NOT EXISTS events (
   range_id TEXT PRIMARY KEY, panda_id INTEGER NOT NULL, seq INTEGER NOT NULL, segment INTEGER, status TEXT NOT NULL,

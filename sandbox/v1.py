@@ -7,12 +7,13 @@ import json
 from typing import Any, Callable, Dict, List, Mapping
 
 from sandbox import events
-from sandbox.core import JobRequest, UpdateAnswer
+from sandbox.core import UpdateAnswer
 from sandbox.creds import CredentialError
 from sandbox.fields import LEGACY_NAME
 from sandbox.identity import Identity
 from sandbox.methods import V1_METHODS, BindError, CastError, Method, bind_v1
 from sandbox.rules import PILOT_STATES
+from sandbox.selection import JobRequest
 from sandbox.state import BAD_WORKER_STATE, NO_ROLE, RESOURCE_TYPES, WORKER_STATES, State
 from sandbox.wire import BodyError, Decoded, RawRequest, Reply, error, forbidden, parse_form, parse_query
 
@@ -76,7 +77,7 @@ def answer(decoded: Decoded, identity: Identity, request: RawRequest, state: Sta
         text = f"expecting {method.http}, received {request.method}"
         return Reply(envelope(False, text), form)  # type: ignore[arg-type]
     try:
-        bound = bind_v1(method, decoded.params, cast=request.method == "GET")
+        bound = bind_v1(method.without(state.unknown_parameters), decoded.params, cast=request.method == "GET")
         payload = HANDLERS[method.name](state, identity, bound)
     except BindError as exc:
         payload = envelope(False, f"Argument error: {exc}")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import urllib.parse
 from dataclasses import dataclass, field
+from email.message import MIMEPart
+from email.parser import BytesParser
+from email.policy import HTTP
 from typing import Any, Dict, List, Literal, Mapping, Optional
 
 Form = Literal["json", "urlencoded", "repr", "text"]
@@ -110,15 +113,17 @@ def parse_query(query: str) -> Dict[str, Any]:
 def parse_form(content_type: str, body: bytes) -> Dict[str, Any]:
     """Form fields of a POST body, URL-encoded or multipart."""
     if content_type.startswith("multipart/"):
-        from email.parser import BytesParser
-        from email.policy import HTTP
-
         message = BytesParser(policy=HTTP).parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
         return {
-            str(part.get_param("name", header="content-disposition")): bytes(part.get_payload(decode=True) or b"").decode()
-            for part in message.iter_parts()  # type: ignore[attr-defined]
+            str(part.get_param("name", header="content-disposition")): _content(part)
+            for part in message.iter_parts()
         }
     return parse_query(body.decode())
+
+
+def _content(part: MIMEPart) -> str:
+    content = part.get_content()
+    return content if isinstance(content, str) else bytes(content).decode()
 
 
 def redact(headers: Mapping[str, str], params: Mapping[str, Any]) -> tuple[Dict[str, str], Dict[str, Any]]:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
 
 import pytest
-from conftest import JANE, ROBOT
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID, ObjectIdentifier
+from sandbox_client import JANE, ROBOT
 
 from sandbox import Sandbox, TLSFiles
 

@@ -6,7 +6,7 @@ import json
 from typing import Any, Dict, Optional
 
 import pytest
-from conftest import JANE, ROBOT, Client
+from sandbox_client import JANE, ROBOT, Client
 
 from sandbox import Sandbox, rules
 
@@ -173,7 +173,8 @@ def test_metadata_of_an_unknown_job(client: Client) -> None:
     ("finished", report("out", LOG, "core.1"), {}, "failed", "pilot produced core.1 inconsistently with jobdef"),
     ("finished", report("out", "out._1", LOG), {}, "finished", ""),
     ("finished", report("out7", LOG), {"outFiles": rf"regex|out\d,{LOG}"}, "finished", ""),
-    ("finished", json.dumps({**json.loads(report("out", LOG)), "in": {"guid": "G"}}), {"inFiles": "in"}, "finished", ""),
+    ("finished", json.dumps({**json.loads(report("out", LOG)), "in": {"guid": "G"}}), {"inFiles": "in"}, "finished",
+     ""),
     ("failed", None, {}, "failed", ""),
 ])
 def test_adder(box: Sandbox, client: Client, state: str, xml: Optional[str], extra: Dict[str, Any], end: str,
@@ -230,7 +231,9 @@ def test_commands_stay_set_until_changed(box: Sandbox, client: Client) -> None:
     ({"currentPriority": 900}, "holding", 3 * 3600, 103), ({"currentPriority": 100}, "holding", 48 * 3600, 103),
     ({"prodSourceLabel": "user"}, "transferring", 7200, 104),
 ])
-def test_time_limits(box: Sandbox, client: Client, definition: Dict[str, Any], state: str, limit: int, code: int) -> None:
+def test_time_limits(
+    box: Sandbox, client: Client, definition: Dict[str, Any], state: str, limit: int, code: int
+) -> None:
     box.submit(definition)
     taken = client.v1("pilot/acquire_jobs", site_name="TEST_QUEUE", prod_source_label="unified")
     job = taken["data"]["jobs"][0]["PandaID"]
@@ -263,7 +266,7 @@ def test_time_limit_with_a_diagnosis_and_on_a_paused_queue(box: Sandbox, client:
     ({"prod_source_label": "test", "computing_element": "TEST_QUEUE"}, {"install", "test"}),
     ({"prod_source_label": "ptest"}, {"ptest"}), ({"prod_source_label": "rc_test2"}, set()),
 ])
-def test_labels_asked_and_given(box: Sandbox, client: Client, asked: Dict[str, Any], given: "set[str]") -> None:
+def test_labels_asked_and_given(box: Sandbox, client: Client, asked: Dict[str, Any], given: set[str]) -> None:
     for label in ("user", "panda", "install", "managed", "test", "ptest"):
         box.submit({"prodSourceLabel": label})
     reply = client.v1("pilot/acquire_jobs", site_name="TEST_QUEUE", n_jobs=10, **asked)

@@ -1,4 +1,4 @@
-"""What the recordings do not show: argument binding, type checks, reply forms, bodies, dialect switches, events, creds."""
+"""What the recordings do not show: binding, type checks, reply forms, bodies, identities, events, credentials."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import urllib.parse
 from typing import Any
 
 import pytest
-from conftest import JANE, ROBOT, Client, send
+from sandbox_client import JANE, ROBOT, Client, send
 
 from sandbox import Sandbox
 
@@ -86,6 +86,18 @@ def test_dialects_can_be_switched_off() -> None:
 def test_legacy_takes_two_missing_arguments_together(client: Client) -> None:
     answer = client.legacy_raw("updateJob", b"node=x")
     assert answer.text == "updateJob() missing 2 required positional arguments: 'jobId' and 'state'"
+
+
+def test_an_older_server_refuses_newer_parameters(box: Sandbox, client: Client, job: int) -> None:
+    box.unknown_parameters.update({"cpu_architecture_level", "remaining_time"})
+    fields = {"state": "running", "cpu_architecture_level": "x86_64-v3"}
+    assert client.legacy_raw("updateJob", urllib.parse.urlencode({"jobId": job, **fields}).encode()).text == (
+        "updateJob() got an unexpected keyword argument 'cpu_architecture_level'")
+    assert client.v1("pilot/acquire_jobs", site_name="TEST_QUEUE", remaining_time=1)["message"] == (
+        "Argument error: got an unexpected keyword argument 'remaining_time'")
+    assert client.update(job, "running") == OK
+    assert client.legacy("updateJob", jobId=job, state="running") == OK
+    assert client.legacy("getJob", siteName="TEST_QUEUE")["StatusCode"] == 20
 
 
 @pytest.mark.parametrize("field", ["pilotLog", "metaData", "stdout"])
@@ -206,9 +218,9 @@ def test_credentials_that_are_there(box: Sandbox, client: Client) -> None:
     assert client.legacy("get_user_secrets", keys="MB_USERNAME", get_json="True") == [True, {"MB_USERNAME": "u"}]
 
 
-def ranges(job: int, number: int) -> "list[dict[str, Any]]":
-    return [{"eventRangeID": f"41-{job}-9-{i}-1", "startEvent": i, "lastEvent": i, "LFN": "E", "GUID": "G", "scope": "s"}
-            for i in range(1, number + 1)]
+def ranges(job: int, number: int) -> list[dict[str, Any]]:
+    return [{"eventRangeID": f"41-{job}-9-{i}-1", "startEvent": i, "lastEvent": i, "LFN": "E", "GUID": "G",
+             "scope": "s"} for i in range(1, number + 1)]
 
 
 def test_event_ranges(box: Sandbox, client: Client, job: int) -> None:

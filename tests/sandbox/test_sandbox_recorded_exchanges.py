@@ -1,4 +1,4 @@
-"""Every recorded exchange with a real PanDA server, sent again to the sandbox: the answers are the same, byte by byte."""
+"""Every recorded exchange with a real PanDA server, sent again to the sandbox: the same answers, byte by byte."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from conftest import JANE, ROBOT, TRANSCRIPTS, Answer, send
+from sandbox_client import JANE, ROBOT, TRANSCRIPTS, Answer, send
 
 from sandbox import Sandbox
 

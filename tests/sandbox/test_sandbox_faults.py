@@ -8,7 +8,7 @@ import socket
 from typing import Any
 
 import pytest
-from conftest import Client, send
+from sandbox_client import Client, send
 
 from sandbox import Sandbox
 
@@ -49,7 +49,8 @@ def test_answers_that_cannot_be_parsed(box: Sandbox, client: Client, job: int) -
 
 @pytest.mark.parametrize(("kind", "problem", "processed"), [
     ("reset", ConnectionResetError, False), ("close_before_answer", http.client.RemoteDisconnected, False),
-    ("processed_then_reset", ConnectionResetError, True), ("processed_then_close", http.client.RemoteDisconnected, True),
+    ("processed_then_reset", ConnectionResetError, True),
+    ("processed_then_close", http.client.RemoteDisconnected, True),
     ("truncate", http.client.IncompleteRead, True),
 ])
 def test_broken_connections(box: Sandbox, client: Client, job: int, kind: str, problem: Any, processed: bool) -> None:
@@ -86,6 +87,10 @@ def test_status_codes_in_both_dialects(box: Sandbox, client: Client, job: int) -
     box.faults.add("acquire_jobs", "status_10")
     assert client.v1("pilot/acquire_jobs", site_name="TEST_QUEUE") == {
         "success": False, "message": "Timed out", "data": None}
+    box.faults.add("acquire_jobs", "status_60", times=2)
+    role = "no production/pilot role in VOMS FQANs or non pilot owner"
+    assert client.v1("pilot/acquire_jobs", site_name="TEST_QUEUE")["message"] == role
+    assert client.legacy("getJob", siteName="TEST_QUEUE") == {"StatusCode": 60, "errorDialog": role}
     assert box.job(job)["updates"] == []
 
 

@@ -33,7 +33,7 @@ async def pilot(session: aiohttp.ClientSession, url: str, start: asyncio.Event) 
     return int(job["PandaID"])
 
 
-async def all_pilots(url: str) -> "list[int]":
+async def all_pilots(url: str) -> list[int]:
     start = asyncio.Event()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         running = [asyncio.create_task(pilot(session, url, start)) for _ in range(PILOTS)]
