@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping, Protocol
 
+from pilot.common.exception import PilotException
+
 if TYPE_CHECKING:
     from pilot.settings import Settings
 
@@ -145,14 +147,20 @@ class SourceConfig:
 
 
 def server_base(url: str, port: int | str) -> str:
-    """Return ``scheme://host:port`` of a server URL; https by default, a port in the URL wins."""
+    """Return ``scheme://host:port`` of a server URL; https by default, a port in the URL wins.
+
+    Raises PilotException when ``url`` has no host or a port that is no number.
+    """
     from urllib.parse import urlsplit
 
-    parts = urlsplit(url if "://" in url else f"https://{url}")
-    host = parts.hostname or ""
-    if ":" in host:
-        host = f"[{host}]"
-    return f"{parts.scheme}://{host}:{parts.port or port}"
+    try:
+        parts = urlsplit(url if "://" in url else f"https://{url}")
+        host, own_port = parts.hostname, parts.port
+    except ValueError:
+        host = own_port = None
+    if not host:
+        raise PilotException(f"--url {url} is no server URL, expected e.g. https://panda.example.org:25443")
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{own_port or port}"
 
 
 def _anchored(url: str, launch_dir: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from functools import partial
 from threading import RLock
 from typing import Any, Iterable, Mapping
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 RawRecord = dict[str, Any]
 
+_ASK_AGAIN_AFTER = 600.0  # s; not for each file of each job, but a pilot lives for days and CRIC comes back
+
 
 class Endpoints:
     """Endpoint descriptions by name; thread-safe. Two threads that want some at the same time load them once."""
@@ -28,7 +31,7 @@ class Endpoints:
         self._lock = RLock()
         self._raw: dict[str, RawRecord] = {}
         self._parsed: dict[str, StorageData] = {}
-        self._absent: set[str] = set()
+        self._absent: dict[str, float] = {}  # name -> monotonic time until which nobody is asked for it
 
     def get(
         self, names: Iterable[str] | str | None, *, overrides: Mapping[str, object] | None = None, strict: bool = True
@@ -65,7 +68,8 @@ class Endpoints:
 
     def _provide(self, wanted: list[str]) -> str:
         """Load until all of ``wanted`` are known; returns the reasons when some are not."""
-        missing = [name for name in wanted if name not in self._raw and name not in self._absent]
+        now = time.monotonic()
+        missing = [name for name in wanted if name not in self._raw and self._absent.get(name, 0.0) <= now]
         if not missing and (wanted or self._raw):
             return ""
         sources = storage_sources(self._config)
@@ -73,8 +77,7 @@ class Endpoints:
             try:
                 loaded = self._loader.first(sources, partial(_pick_endpoints, names=missing))
             except AllSourcesFailed as error:
-                if not any(failure.transient for failure in error.failures):
-                    self._absent.update(missing)  # nobody knows them: do not ask again for each job
+                self._absent.update(dict.fromkeys(missing, time.monotonic() + _ASK_AGAIN_AFTER))
                 return str(error)
             for name, raw in loaded.value.items():
                 self._raw.setdefault(name, raw)
@@ -84,7 +87,7 @@ class Endpoints:
                 return ""
             last = next(number for number, source in enumerate(sources) if source.name == loaded.source)
             sources = sources[last + 1 :]
-        self._absent.update(missing)
+        self._absent.update(dict.fromkeys(missing, time.monotonic() + _ASK_AGAIN_AFTER))
         return "no source has them"
 
 

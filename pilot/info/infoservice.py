@@ -103,7 +103,7 @@ class InfoService:
         return queue.data
 
     def refresh_if_stale(self) -> QueueData:
-        """Look between jobs whether the queue has changed, e.g. was set offline; never raises for a failed look.
+        """Look between jobs whether the queue has changed, e.g. was set offline; a failed look changes nothing.
 
         A description that was downloaded more than 3 h ago is downloaded again (one round, no waiting for servers that
         are down); a pre-placed file is read again when it was modified.
@@ -117,12 +117,13 @@ class InfoService:
                 stale = self._queue_cache(config).age() >= THREE_HOURS
             if stale:
                 try:
-                    queue = self._load(self.pandaqueue, primary=True, rounds=False)
-                except PilotException as error:
+                    new = self._load(self.pandaqueue, primary=True, rounds=False)
+                except (QueuedataFailure, QueuedataNotOK) as error:
                     logger.warning("queue %s: keeping the old description: %s", self.pandaqueue, error.detail)
                 else:
-                    logger.info("queue %s: refreshed from %s", self.pandaqueue, queue.source)
-                    self._queues[self.pandaqueue] = queue
+                    if new.data != queue.data:
+                        logger.info("queue %s: description has changed (%s)", self.pandaqueue, new.source)
+                    self._queues[self.pandaqueue] = queue = new
             return queue.data
 
     @property

@@ -302,7 +302,7 @@ def pick_queue(data: object, queue: str) -> dict[str, Any]:
     """
     if not isinstance(data, dict):
         raise ContentError("not a JSON object")
-    if isinstance(data.get("nickname"), str):
+    if data.get("nickname") and isinstance(data["nickname"], str):
         names = [data.get(key) for key in ("nickname", "siteid", "name", "panda_resource")]
         if queue not in names:
             raise ContentError(f"describes queue {data['nickname']}, not {queue}")

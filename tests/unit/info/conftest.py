@@ -18,11 +18,12 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 class Site:
     """One local web server; ``answers[path]`` is a list of behaviours, the last one is repeated."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Any = None) -> None:
         self.answers: dict[str, list[Answer]] = {}
         self.hits: list[str] = []
         self.agents: list[str] = []
         self.release = threading.Event()
+        self.ca = ""
         site = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -46,7 +47,9 @@ class Site:
                 pass
 
         self._server = Quiet(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def on(self, path: str, *answers: Answer) -> str:
@@ -107,6 +110,47 @@ class Site:
 @pytest.fixture
 def site() -> Any:
     server = Site()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def tls_site(tmp_path: Path) -> Any:
+    """The same over TLS; ``tls_site.ca`` is the file of its self-signed certificate."""
+    pytest.importorskip("cryptography")
+    import datetime
+    import ipaddress
+    import ssl
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    day = datetime.timedelta(days=1)
+    builder = builder.not_valid_before(now - day).not_valid_after(now + day)
+    builder = builder.add_extension(names, critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    # Python 3.13 checks strictly: a CA says what its key is for, and which key it is
+    usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
+    builder = builder.add_extension(usage, critical=True)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    pem = tmp_path / "ca.pem"
+    pem.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    private = tmp_path / "key.pem"
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, private)
+    server = Site(context)
+    server.ca = str(pem)
     yield server
     server.close()
 
@@ -251,7 +295,7 @@ ENDPOINTS: dict[str, Any] = {
         "some_other_cric_field": "ignored",
     },
     "EXAMPLE-T1_ES": {
-        "arprotocols": {"w": [{"endpoint": "s3://s3.example.net:443/", "flavour": "AWS-S3-SSL", "id": 175, "path": "/es"}]},
+        "arprotocols": {"w": [{"endpoint": "s3://s3.example.net:443/", "flavour": "AWS-S3", "id": 175, "path": "/es"}]},
         "id": 412,
         "is_deterministic": False,
         "name": "EXAMPLE-T1_ES",

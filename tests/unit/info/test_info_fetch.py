@@ -62,6 +62,16 @@ def test_reset_may_go_away(site):
     assert "broken" in error.reason
 
 
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS")
+def test_https_is_verified(tls_site):
+    url = tls_site.on("/x", tls_site.text("secret"))
+    error = failure(url)
+    assert error.reason.startswith("TLS failure")
+    assert not error.transient
+    assert fetch(url, verify=tls_site.ca) == b"secret"
+    assert fetch(url, verify=False) == b"secret"
+
+
 def test_truncated_body_is_no_success(site):
     assert failure(site.on("/x", site.truncated)).transient
 

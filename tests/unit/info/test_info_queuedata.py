@@ -302,7 +302,8 @@ def test_flags_are_found_in_any_position():
 
 
 def test_pairs():
-    flags = CatchAll("logging=logstash;http://host:8080,loggingfile=a.log NopenFiles=4 RemoteIO_test=False IMAGE_BASE=/i")
+    text = "logging=logstash;http://host:8080,loggingfile=a.log NopenFiles=4 RemoteIO_test=False IMAGE_BASE=/i"
+    flags = CatchAll(text)
     assert flags.realtime_logging == "logstash;http://host:8080"
     assert flags.realtime_logfile == "a.log"
     assert flags.nopenfiles == 4
