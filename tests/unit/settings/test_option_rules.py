@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from pilot.option_rules import canonical_workflow, is_harvester_mode, job_label, realtime_server, server_base_url, str2bool
+from pilot.option_rules import (
+    canonical_workflow,
+    is_harvester_mode,
+    job_label,
+    realtime_server,
+    server_base_url,
+    str2bool,
+)
 from pilot.options import Options
 from pilot.settings import default_settings
 

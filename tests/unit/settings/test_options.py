@@ -157,8 +157,10 @@ def test_payload_stageout_is_refused_with_the_reason(capsys):
 
 def test_garbage_never_raises_anything_but_systemexit(capsys):
     random.seed(20)
-    words = [name for names, *_ in TABLE for name in names] + ["--", "-", "", "\udcff", "-q=", "%s", "%(x)s", "-9", "--=",
-             "=", "-zdt", "-qX", "--set", "a=b=c", "\n", "--recover", "--help=1"]
+    words = [name for names, *_ in TABLE for name in names] + [
+        "--", "-", "", "\udcff", "-q=", "%s", "%(x)s", "-9", "--=", "=", "-zdt",
+        "-qX", "--set", "a=b=c", "\n", "--recover", "--help=1",
+    ]
     for _ in range(1500):
         argv = [random.choice(words) if random.random() < 0.7 else
                 "".join(random.choices(string.printable, k=random.randrange(6))) for _ in range(random.randrange(7))]
@@ -180,8 +182,8 @@ def test_environment_replaces_options(capsys):
 
 def test_help_is_grouped_and_names_every_option(capsys):
     text = stop_text(capsys, ["--help"], code=0)
-    titles = ["what to run", "asking for jobs", "PanDA server and credentials", "data:", "work directory, log and settings",
-              "Harvester:", "other commands", "obsolete, accepted and ignored"]
+    titles = ["what to run", "asking for jobs", "PanDA server and credentials", "data:",
+              "work directory, log and settings", "Harvester:", "other commands", "obsolete, accepted and ignored"]
     positions = [text.index(title) for title in titles]
     assert positions == sorted(positions)
     for action in build_parser()._actions:

@@ -60,9 +60,11 @@ def test_every_key_is_described():
     ("pilot.http_maxtime", 120), ("pilot.update_sleep", 120), ("pilot.enable_delay_to_get_job", False),
     ("pilot.load_factor", 1.2), ("pilot.checks", ("proxy", "space", "last_heartbeat", "pilot_heartbeat",
                                                   "machinefeatures", "jobfeatures", "cpu_usage", "threads")),
-    ("information.cache_dir", ""), ("information.queues_url", "https://atlas-cric.cern.ch/cache/schedconfig/{pandaqueue}.json"),
+    ("information.cache_dir", ""),
+    ("information.queues_url", "https://atlas-cric.cern.ch/cache/schedconfig/{pandaqueue}.json"),
     ("information.queuedata_url", "http://pandaserver.cern.ch:25085/cache/schedconfig/{pandaqueue}.all.json"),
-    ("information.acopytools", {}), ("payload.jobreport", "jobReport.json"), ("payload.payloadstdout", "payload.stdout"),
+    ("information.acopytools", {}), ("payload.jobreport", "jobReport.json"),
+    ("payload.payloadstdout", "payload.stdout"),
     ("container.setup_type", "ALRB"), ("container.middleware_container", "el9"),
     ("harvester.job_request_file", "worker_requestjob.json"), ("harvester.kill_worker_file", "kill_worker"),
     ("harvester.pandajob_file", "HPCJobs.json"), ("harvester.workerattributes_file", "worker_attributes.json"),
@@ -187,7 +189,8 @@ def test_unknown_ini_key_is_a_warning_with_a_suggestion(tmp_path):
 
 
 @pytest.mark.parametrize(("key", "suggested"), [
-    ("pilot.hartbeat", "pilot.heartbeat"), ("pilot.Heartbaet", "pilot.heartbeat"), ("server.heartbeat", "pilot.heartbeat"),
+    ("pilot.hartbeat", "pilot.heartbeat"), ("pilot.Heartbaet", "pilot.heartbeat"),
+    ("server.heartbeat", "pilot.heartbeat"),
     ("transfer.parallel", "transfers.parallel"),
 ])
 def test_unknown_key_of_yaml_set_or_environment_is_an_error(tmp_path, key, suggested):
@@ -217,7 +220,9 @@ def test_all_problems_are_told_at_once(tmp_path):
     assert len(problems_of(Options(config=str(path), overrides=("a.b=c",)), {})) == 4
 
 
-@pytest.mark.parametrize("content", [b"[1, 2]", b"pilot: {", b"pilot: !!python/object:os.system {}", b"\xff\xfe\x00", b"- a"])
+@pytest.mark.parametrize("content", [
+    b"[1, 2]", b"pilot: {", b"pilot: !!python/object:os.system {}", b"\xff\xfe\x00", b"- a",
+])
 def test_broken_yaml_is_one_clear_problem(tmp_path, content):
     path = tmp_path / "broken.yaml"
     path.write_bytes(content)
