@@ -371,11 +371,13 @@ class Core:
 
 def summary(row: Row) -> Job:
     """The short view of a job."""
+    fields = json.loads(row["fields"])
     return {
         "PandaID": row["panda_id"], "state": row["state"], "attemptNr": row["attempt_nr"], "computingSite": row["site"],
         "prodSourceLabel": row["label"], "currentPriority": row["priority"], "prodUserName": row["prod_user"],
         "node": row["node"], "batchID": row["batch_id"], "command": row["command"], "debug": bool(row["debug"]),
         "archived": bool(row["archived"]), "finals": row["finals"], "errors": json.loads(row["errors"]),
+        "pilotErrorCode": fields.get("pilotErrorCode", 0), "pilotErrorDiag": fields.get("pilotErrorDiag", ""),
         "harvester_id": row["harvester_id"], "worker_id": row["worker_id"],
         "created": row["created"], "modified": row["modified"], "started": row["started"], "ended": row["ended"],
     }

@@ -89,7 +89,8 @@ def index_page(jobs: Sequence[Mapping[str, Any]], counts: Mapping[str, int], url
 
 def _error(job: Mapping[str, Any]) -> str:
     errors = job["errors"]
-    return str(errors.get("ddmErrorDiag") or errors.get("jobDispatcherErrorDiag") or "")
+    pilot = f"{job['pilotErrorCode']} {job['pilotErrorDiag']}" if job["pilotErrorCode"] else job["pilotErrorDiag"]
+    return str(pilot or errors.get("ddmErrorDiag") or errors.get("jobDispatcherErrorDiag") or "")
 
 
 def job_page(job: Mapping[str, Any]) -> str:

@@ -58,11 +58,15 @@ def finished_job(box: Sandbox, client: Client, directory: Path) -> int:
 
 def test_jobs_and_their_states(box: Sandbox, client: Client, browse: Callable[..., str], tmp_path: Path) -> None:
     done = finished_job(box, client, tmp_path)
+    broken = box.submit({})
+    client.take()
+    client.update(broken, "failed", pilot_error_code=1305, pilot_error_diag="Failed to execute payload")
     waiting = box.submit({})
     picture = tmp_path / "page.png"
     dom = browse(box.url, "--dump-dom")
     for job, state in ((done, "finished"), (waiting, "activated")):
         assert re.search(rf'href="/sandbox/job/{job}">{job}</a></td><td><span class="s {state}">{state}<', dom)
+    assert "1305 Failed to execute payload" in dom
     browse(f"{box.url}/sandbox/", f"--screenshot={picture}")
     assert picture.read_bytes().startswith(b"\x89PNG")
 
