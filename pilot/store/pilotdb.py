@@ -27,7 +27,6 @@ from typing import Any, Optional
 logger = logging.getLogger(__name__)
 
 DATABASE_NAME = "pilot.db"
-LOCK_NAME = "pilot.db.lock"
 
 # File systems on which WAL's shared memory does not work (or flushes are unreliable).
 _NETWORK_FILE_SYSTEMS = ("nfs", "lustre", "gpfs", "ceph", "beegfs", "panfs", "afs", "cifs", "smb", "fuse", "9p", "orangefs")
@@ -57,6 +56,7 @@ class JobRow:
     granted: float
     state: str
     workdir: str
+    marker: str
     definition: str
     skeleton: str
     transformation: str
@@ -93,8 +93,8 @@ def boot_id() -> str:
 class OwnerLock:
     """``flock`` on the lock file beside a database; held by the living owner."""
 
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / LOCK_NAME
+    def __init__(self, database: Path) -> None:
+        self.path = database.with_name(f"{database.name}.lock")
         self._descriptor: Optional[int] = None
 
     def acquire(self) -> bool:
@@ -125,30 +125,29 @@ class PilotDB:
     """The database of one main work directory. All methods are safe to call from any thread and never raise sqlite errors.
 
     Args:
-        directory: main work directory (PILOT_HOME); None keeps everything in memory.
+        path: the file, normally ``pilot.db`` in the main work directory; None keeps everything in memory.
         clock: wall clock, epoch seconds.
+        read_only: for views: nothing is changed, created or repaired.
     """
 
-    def __init__(self, directory: Optional[Path], clock: Any = time.time) -> None:
-        self.directory = directory
-        self.degraded = directory is None
+    def __init__(self, path: Optional[Path], clock: Any = time.time, *, read_only: bool = False) -> None:
+        self.path = path
+        self._read_only = read_only
+        self.degraded = path is None
         self._clock = clock
         self._lock = RLock()
         self._statuses: dict[str, str] = {}
-        self._db = self._open_disk() if directory is not None else None
+        self._db = self._open_disk() if path is not None else None
         if self._db is None:
             self._db = self._open_memory()
 
     # --- opening, falling back, closing ------------------------------------------------------------------------------
 
-    @property
-    def path(self) -> Optional[Path]:
-        """Path of the file, None in memory."""
-        return None if self.directory is None else self.directory / DATABASE_NAME
-
     def _open_disk(self) -> Optional[sqlite3.Connection]:
         path = self.path
         assert path is not None
+        if self._read_only:
+            return self._open_view(path)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.close(descriptor)
@@ -158,6 +157,19 @@ class PilotDB:
                 return self._replace_damaged(path, exc)
             self._say_degraded(exc)
             return None
+
+    def _open_view(self, path: Path) -> Optional[sqlite3.Connection]:
+        """Open for reading only; a database that its owner has locked for itself is read as it lies on disk."""
+        for flags in ("mode=ro", "mode=ro&immutable=1"):
+            try:
+                connection = sqlite3.connect(f"file:{path}?{flags}", uri=True, timeout=1, isolation_level=None,
+                                             check_same_thread=False)
+                connection.execute("SELECT COUNT(*) FROM pilot").fetchone()
+                return connection
+            except sqlite3.Error as exc:
+                logger.debug("%s with %s: %s", path, flags, exc)
+        self.degraded = True
+        return None
 
     def _prepare(self, path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(str(path), timeout=5, isolation_level=None, check_same_thread=False)
@@ -218,12 +230,12 @@ class PilotDB:
         with self._lock:
             assert self._db is not None
             try:
-                return self._db.execute(statement, values)  # type: ignore[arg-type]
+                return self._db.execute(statement, values)
             except sqlite3.Error as exc:
                 if self.degraded:
                     raise
                 self._fall_back(exc)
-                return self._db.execute(statement, values)  # type: ignore[arg-type]
+                return self._db.execute(statement, values)
 
     def _query(self, statement: str, values: Iterable[object] = ()) -> list[Any]:
         with self._lock:
@@ -234,7 +246,7 @@ class PilotDB:
         with self._lock:
             if self._db is None:
                 return
-            if self.degraded and self.path is not None and self.undelivered():
+            if self.degraded and not self._read_only and self.path is not None and self.undelivered():
                 self._write_back()
             try:
                 self._db.close()
@@ -292,7 +304,7 @@ class PilotDB:
             "VALUES (?,?,?,?,'received',?,?)", (job_id, attempt, token, granted, definition, transformation))
 
     def set_job(self, job_id: str, **columns: object) -> None:
-        """Update columns of a job: workdir, skeleton, exit_code, timing, ended."""
+        """Update columns of a job: workdir, marker, skeleton, exit_code, timing, ended."""
         names = ", ".join(f"{name}=?" for name in columns)
         self._execute(f"UPDATE jobs SET {names} WHERE job_id=?", (*columns.values(), job_id))  # noqa: S608
 
@@ -307,10 +319,12 @@ class PilotDB:
         self._execute("INSERT INTO errors VALUES (?,?,?,?)", (job_id, self._clock(), code, diagnosis))
 
     def add_transfer(self, job_id: str, lfn: str, direction: str, *, tool: str = "", seconds: float = 0.0,
-                     size: int = 0, status: str = "", code: int = 0, detail: str = "", checksum: str = "") -> None:
+                     size: int = 0, status: str = "", code: int = 0, detail: str = "", checksum: str = "",
+                     at: Optional[float] = None) -> None:
         """Store one attempt to move a file."""
         self._execute("INSERT INTO transfers VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-                      (job_id, lfn, direction, tool, self._clock(), seconds, size, status, code, detail, checksum))
+                      (job_id, lfn, direction, tool, self._clock() if at is None else at, seconds, size, status, code,
+                       detail, checksum))
 
     def add_sample(self, job_id: str, cpu: float, cores: float, rss: int, processes: int) -> None:
         """Store one resource sample: CPU seconds so far, cores in use, RSS in bytes, number of processes."""
@@ -399,6 +413,10 @@ class PilotDB:
             "SELECT id, job_id, final, state, message, created, attempts, last_error FROM outbox "
             f"WHERE delivered IS NULL AND refused=0{extra} ORDER BY final DESC, id")
         return [OutboxEntry(row[0], row[1], bool(row[2]), row[3], json.loads(row[4]), *row[5:]) for row in rows]
+
+    def unacknowledged(self) -> int:
+        """Number of final reports that the server has not acknowledged, refused ones included."""
+        return int(self._query("SELECT COUNT(*) FROM outbox WHERE final=1 AND delivered IS NULL")[0][0])
 
     def mark_delivered(self, entry_id: int) -> None:
         """The server has acknowledged the message."""

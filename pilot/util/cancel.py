@@ -31,7 +31,11 @@ class CancelToken:
         self._deadline: float | None = None
         self._parent = parent
         if parent is not None:
-            parent.on_cancel(lambda: self.cancel(parent.code, parent.reason))
+            parent.on_cancel(self._follow_parent)
+
+    def _follow_parent(self) -> None:
+        assert self._parent is not None
+        self.cancel(self._parent.code, self._parent.reason)
 
     @property
     def cancelled(self) -> bool:

@@ -1,0 +1,84 @@
+"""The pilot's context: what every component needs, passed, never global."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+if TYPE_CHECKING:
+    from pilot.control.road import Road
+    from pilot.control.shutdown import Shutdown
+    from pilot.info.infoservice import InfoService
+    from pilot.info.queuedata import QueueData
+    from pilot.monitoring.batch import BatchSystem
+    from pilot.monitoring.node import NodeDescription
+    from pilot.panda.credentials import Credentials
+    from pilot.panda.outbox import Reporter
+    from pilot.panda.server import PandaServer
+    from pilot.payload.process import Supervisor
+    from pilot.options import Options
+    from pilot.settings import Settings
+    from pilot.store.pilotdb import OwnerLock, PilotDB
+    from pilot.user.base import Experiment
+
+
+@dataclass
+class PilotContext:
+    """Everything that lives as long as the pilot process."""
+
+    options: Options
+    settings: Settings
+    environ: Mapping[str, str]
+    """The environment at start-up (what the pilot exports itself is in os.environ)."""
+    launch_dir: Path
+    """Directory in which the wrapper started the pilot."""
+    home: Path
+    """Main work directory, PILOT_HOME."""
+    token: str
+    """Random name of this pilot process; marks its payloads' environment."""
+    experiment: Experiment
+    store: PilotDB
+    lock: OwnerLock
+    shutdown: Shutdown
+    supervisor: Supervisor
+    node: NodeDescription
+    batch: BatchSystem
+    harvester: bool = False
+    kubernetes: bool = False
+    started: float = 0.0
+    """Monotonic time of the pilot's start."""
+    credentials: Optional[Credentials] = None
+    server: Optional[PandaServer] = None
+    """None with ``-z``: the pilot then never talks to the server."""
+    info: InfoService = field(init=False)
+    queue: QueueData = field(init=False)
+    reporter: Reporter = field(init=False)
+    road: Road = field(init=False)
+    leave_by: float = float("inf")
+    """Monotonic time at which the pilot must begin to leave (queue's maxtime, option -l)."""
+    leave_by_text: str = ""
+    """Where that limit comes from."""
+    exit_error: int = 0
+    """Pilot error code that decides the exit code (trouble of the pilot or the site, never a job's own)."""
+
+    @property
+    def job_label(self) -> str:
+        """prodSourceLabel for getJob (needs the queue's status)."""
+        from pilot.option_rules import job_label
+
+        return job_label(self.options, self.queue.status)
+
+    def verify_tls(self) -> bool | str:
+        """CA directory (or file) for downloads, True for the system's, False when verification is switched off."""
+        if not self.settings.server.verify_tls:
+            return False
+        return (self.credentials.ca_path() if self.credentials is not None else "") or True
+
+    def secret_files(self) -> tuple[str, ...]:
+        """Paths and names of files with the pilot's own secrets: they never go into an archive."""
+        names = (self.environ.get(name, "") for name in (
+            "X509_USER_PROXY", "OIDC_AUTH_TOKEN", "PANDA_AUTH_TOKEN", "PANDA_AUTH_TOKEN_KEY", "BEARER_TOKEN_FILE"))
+        return tuple(name for name in (*names, os.environ.get("OIDC_REFRESHED_AUTH_TOKEN", "")) if name)

@@ -1,0 +1,158 @@
+"""control/data: moves the inputs here, and carries out the tail: outputs, log archive, log.
+
+Stage-in and stage-out are two threads with an inbox each, so that with ``jobs.pipelining`` the next job's inputs may come
+while this job's outputs leave.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from pilot.common.exception import PilotException
+from pilot.control.component import Component, describe
+from pilot.control.lifecycle import Event
+from pilot.control.messages import StageIn, StageOut
+from pilot.info.job import Job
+from pilot.staging.context import StagingContext, TransferRecord
+from pilot.staging.joblog import create_log_archive
+from pilot.staging.outputs import prepare_outputs
+from pilot.staging.stagein import stage_in
+from pilot.staging.stageout import stage_out
+from pilot.util.cancel import CancelledError, CancelToken
+
+if TYPE_CHECKING:
+    from pilot.context import PilotContext
+
+logger = logging.getLogger(__name__)
+
+
+def staging_context(ctx: PilotContext, job: Job) -> StagingContext:
+    """Return what the staging room needs to know for ``job``."""
+
+    def record(transfer: TransferRecord) -> None:
+        direction = "log" if transfer.lfn in {spec.lfn for spec in job.logdata} else transfer.direction
+        ctx.store.add_transfer(
+            job.jobid, transfer.lfn, direction, tool=transfer.tool, at=transfer.started, seconds=transfer.seconds,
+            size=transfer.size, status=transfer.state, code=transfer.code, detail=transfer.text)
+
+    payload = ctx.settings.payload
+    return StagingContext(
+        settings=ctx.settings, options=ctx.options, queue=ctx.info.queue_for(job), pilot_home=ctx.home,
+        launch_dir=ctx.launch_dir, storage=lambda names: ctx.info.storage_for(job, names),
+        mv_to_final_destination=ctx.experiment.mv_to_final_destination, record=record,
+        secret_files=(ctx.settings.pilot.pandasecrets, *ctx.secret_files()),
+        redundant_patterns=ctx.experiment.redundant_files, payload_logs=(payload.payloadstdout, payload.payloadstderr))
+
+
+def add_error(ctx: PilotContext, job: Job, code: int, text: str) -> None:
+    """Add an error to the job, the store and the log."""
+    if job.errors.add(code, text):
+        diagnosis = list(job.errors)[-1].diagnosis
+        ctx.store.add_error(job.jobid, code, diagnosis)
+        logger.error("job %s: error %d: %s", job.jobid, code, diagnosis)
+
+
+class StageInLane(Component):
+    """Moves inputs to the job's directory."""
+
+    name = "stage-in"
+
+    def handle(self, message: Any) -> None:
+        """Do a StageIn."""
+        if not isinstance(message, StageIn):
+            raise TypeError(f"unexpected message {message!r}")
+        job = message.job
+        self.say(f"job {job.jobid}: {len(job.indata)} files")
+        job.timing.mark("stagein")
+        try:
+            job.cancel.check()
+            stage_in(job, staging_context(self.ctx, job), job.cancel)
+        except CancelledError:
+            event = Event.STAGEIN_FAILED  # why is in the error list already
+        except (PilotException, OSError) as exc:
+            code, text = describe(exc)
+            add_error(self.ctx, job, 1099 if code in (1303, 1319) else code, text)
+            event = Event.STAGEIN_FAILED
+        else:
+            event = Event.STAGED_IN
+        job.timing.stop("stagein")
+        self.say("idle")
+        self.ctx.road.happened(job, event)
+
+    def failed(self, message: Any, exc: BaseException) -> None:
+        """An internal error is a failed stage-in."""
+        if isinstance(message, StageIn):
+            message.job.timing.stop("stagein")
+            add_error(self.ctx, message.job, *describe(exc))
+            self.ctx.road.happened(message.job, Event.STAGEIN_FAILED)
+
+
+class StageOutLane(Component):
+    """The tail of every job: outputs (of good jobs), log archive, log."""
+
+    name = "stage-out"
+
+    def handle(self, message: Any) -> None:
+        """Do a StageOut."""
+        if not isinstance(message, StageOut):
+            raise TypeError(f"unexpected message {message!r}")
+        job = message.job
+        job.timing.mark("stageout")
+        context = staging_context(self.ctx, job)
+        outputs_left = self._outputs(job, context) if message.outputs else True
+        log_left = self._log(job, context)
+        job.timing.stop("stageout")
+        self.say("idle")
+        self.ctx.road.happened(job, Event.STAGED_OUT if outputs_left and log_left else Event.STAGEOUT_FAILED)
+
+    def failed(self, message: Any, exc: BaseException) -> None:
+        """An internal error still leads to the final report."""
+        if isinstance(message, StageOut):
+            message.job.timing.stop("stageout")
+            add_error(self.ctx, message.job, *describe(exc))
+            self.ctx.road.happened(message.job, Event.STAGEOUT_FAILED)
+
+    def _outputs(self, job: Job, context: StagingContext) -> bool:
+        self.say(f"job {job.jobid}: {len(job.outdata)} outputs")
+        try:
+            job.cancel.check()
+            prepare_outputs(job, context)
+            if job.outdata:
+                stage_out(job, job.outdata, context, job.cancel, log=False)
+        except CancelledError as exc:
+            add_error(self.ctx, job, exc.code, f"stage-out was broken off: {exc.detail}")
+            return False
+        except (PilotException, OSError) as exc:
+            code, text = describe(exc)
+            add_error(self.ctx, job, 1137 if code in (1303, 1319) else code, text)
+            return False
+        return True
+
+    def _log(self, job: Job, context: StagingContext) -> bool:
+        """Archive and store the log; False when it did not leave.
+
+        A failure is noted behind the earlier errors. It also fails a good job, because the server fails a finished job
+        whose report lacks an expected file, the log included (recorded).
+        """
+        track = self.ctx.road.track(job.jobid)
+        token = track.tail if track is not None else CancelToken()
+        if not job.logdata:
+            return True
+        self.say(f"job {job.jobid}: log")
+        job.timing.mark("log")
+        try:
+            spec = create_log_archive(job, context, token)
+            if spec is not None:
+                stage_out(job, [spec], context, token, log=True)
+        except CancelledError as exc:
+            logger.error("job %s: no time left for the log: %s", job.jobid, exc.detail)
+            add_error(self.ctx, job, exc.code, f"the log could not leave in time: {exc.detail}")
+            return False
+        except (PilotException, OSError) as exc:
+            code, text = describe(exc)
+            add_error(self.ctx, job, 1320 if code in (1303, 1319) else code, text)
+            return False
+        finally:
+            job.timing.stop("log")
+        return True

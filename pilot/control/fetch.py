@@ -1,0 +1,251 @@
+"""Gets jobs: from a file, else from the server; waits between attempts wake up at once when the pilot is to end.
+
+Only answers count against ``-v`` and ``-x``. A server that cannot be reached has a patience of its own: transport errors
+are repeated inside one request, and then count as one failure.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Optional
+
+from pilot.common.exception import PilotException
+from pilot.control.component import Component, describe
+from pilot.control.messages import FetchJob, JobsGranted, NoMoreJobs
+from pilot.control.retrieval import RetrievalLimits
+from pilot.control.shutdown import StopReason
+from pilot.info.jobfile import find_job_file, take_job
+from pilot.panda.errors import TransportError
+from pilot.panda.answers import JobAnswer, JobRequest
+from pilot.util.backoff import Backoff
+
+if TYPE_CHECKING:
+    from pilot.context import PilotContext
+
+logger = logging.getLogger(__name__)
+
+_MEGABYTE = 1024 * 1024
+# A request that may have cost the server a job is repeated only so often within one patience.
+_MAX_DOUBTFUL = 5
+_SECRET_KEYS = ("secrets", "pilotSecrets")
+
+
+class _Stopped(Exception):
+    """The pilot is to end; the text says why."""
+
+
+class JobFetcher(Component):
+    """The thread that asks for jobs. One :class:`FetchJob` is answered by one JobsGranted or NoMoreJobs to control/job."""
+
+    name = "getjob"
+
+    def __init__(self, ctx: PilotContext) -> None:
+        super().__init__(ctx)
+        options = ctx.options
+        self._push = options.harvester_submitmode.lower() == "push"
+        timefloor = ctx.queue.timefloor if ctx.experiment.allow_timefloor(options.harvester_submitmode.lower()) else 0
+        self.limits = RetrievalLimits.from_options(
+            options.getjob_requests, options.getjob_failures, harvester=ctx.harvester, push=self._push, timefloor=timefloor)
+        self._began = time.monotonic()
+        self._left_over: list[Mapping[str, object]] = []
+
+    def handle(self, message: Any) -> None:
+        """Answer a FetchJob."""
+        if not isinstance(message, FetchJob):
+            raise TypeError(f"unexpected message {message!r}")
+        started = time.monotonic()
+        try:
+            found = self._fetch(message.task_id)
+        except _Stopped as exc:
+            self._end(StopReason(str(exc)))
+        except PilotException as exc:
+            logger.error("no job: %s", exc.diagnosis)
+            self._end(StopReason(exc.diagnosis, exit_code=exc.code))
+        else:
+            self.limits.got_job()
+            self.ctx.road.job_component.post(JobsGranted(tuple(found), time.monotonic() - started, time.time()))
+        self.say("idle")
+
+    def failed(self, message: Any, exc: BaseException) -> None:
+        """An internal error ends the fetching, not the pilot's jobs."""
+        code, text = describe(exc)
+        self._end(StopReason(f"internal error while getting a job: {text}", exit_code=1301 if code == 1319 else code))
+
+    def _end(self, reason: StopReason) -> None:
+        self.ctx.road.job_component.post(NoMoreJobs(reason))
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def _fetch(self, task_id: str) -> Sequence[Mapping[str, object]]:
+        if self._left_over:
+            return [self._left_over.pop(0)]
+        while True:
+            self._check_stop()
+            refusal = self.limits.refusal(time.monotonic() - self._began)
+            if refusal is not None:
+                raise self._exhausted(refusal)
+            self._check_node()
+            if not self._overloaded():
+                jobs = self._from_file()
+                if jobs is None and self.ctx.server is not None and not (self.ctx.harvester and self._push):
+                    jobs = self._from_server(task_id)
+                if jobs:
+                    self._left_over.extend(jobs[1:])
+                    return jobs[:1]
+            refusal = self.limits.refusal(time.monotonic() - self._began)
+            if refusal is not None:  # test the limits before the wait, not after it
+                raise self._exhausted(refusal)
+            self._wait(self._pause())
+
+    def _exhausted(self, refusal: str) -> Exception:
+        if self.limits.unreachable and not self.limits.jobs:
+            return PilotException(f"the PanDA server could not be reached; {refusal}", code=1318)
+        if self.limits.is_hpc_without_jobs(self.ctx.queue.resource_type):
+            return PilotException(refusal, code=1385)
+        return _Stopped(refusal)
+
+    def _check_stop(self) -> None:
+        if self.ctx.shutdown.stopping.cancelled:
+            raise _Stopped(self.ctx.shutdown.stopping.reason or "the pilot is ending")
+        left = self.ctx.leave_by - time.monotonic()
+        if left <= 0:
+            raise _Stopped(f"the time limit of this pilot is reached ({self.ctx.leave_by_text})")
+
+    def _check_node(self) -> None:
+        """Proxy and local space before each request."""
+        if self.ctx.options.verify_proxy:
+            code, text = self.ctx.experiment.verify_proxy(at_start=True)
+            if code:
+                raise PilotException(text, code=code)
+        if not (self._push and self.ctx.options.update_server):
+            from pilot.monitoring.space import free_space
+
+            free, need = free_space(self.ctx.home, self.ctx.environ), self.ctx.settings.pilot.free_space_limit
+            if free is not None and free <= need:
+                raise PilotException(
+                    f"too little space left on local disk to run job: {free} B in {self.ctx.home} (need > {need} B, "
+                    f"setting pilot.free_space_limit)", code=1098)
+
+    def _overloaded(self) -> bool:
+        pilot = self.ctx.settings.pilot
+        if not pilot.enable_delay_to_get_job:
+            return False
+        load, limit = os.getloadavg()[0], (os.cpu_count() or 1) * pilot.load_factor
+        if load > limit:
+            self.limits.requested()
+            logger.info("no job asked for in this turn: load %.1f is above %.1f", load, limit)
+            return True
+        return False
+
+    def _wait(self, seconds: float) -> None:
+        self.say(f"waiting {seconds:.0f} s before the next attempt")
+        logger.info("next attempt to get a job in %.1f s", seconds)
+        self.ctx.shutdown.stopping.wait(min(seconds, max(0.0, self.ctx.leave_by - time.monotonic())))
+
+    def _pause(self) -> float:
+        server = self.ctx.settings.server
+        if self.ctx.harvester:
+            return float(server.getjob_wait_harvester)
+        return random.uniform(server.getjob_wait, max(server.getjob_wait, server.getjob_wait_max))  # noqa: S311
+
+    # --- sources ------------------------------------------------------------------------------------------------------
+
+    def _from_file(self) -> Optional[list[Mapping[str, object]]]:
+        """Jobs from a pre-placed file; None when there is none."""
+        ctx = self.ctx
+        path = find_job_file(ctx.options, ctx.launch_dir, ctx.environ)
+        if path is None:
+            if ctx.server is None or (ctx.harvester and self._push):
+                self.limits.requested()
+                self.limits.failed()
+                logger.info("no job definition file yet")
+            return None
+        self.limits.requested()
+        logger.info("job definition taken from %s", path)
+        jobs = take_job(path, harvester_or_pod=ctx.harvester or ctx.options.pod, pilot_home=ctx.home)
+        for job in jobs:
+            self._remember(job)
+        return list(jobs)
+
+    def _from_server(self, task_id: str) -> Optional[list[Mapping[str, object]]]:
+        """Jobs from the server; None when the answer holds none. Counts the answer."""
+        answer = self._ask(self._request(task_id))
+        self.limits.requested()
+        if answer is None:
+            self.limits.failed(unreachable=True)
+            return None
+        if answer.jobs:
+            # stored before anything else: from here on a killed pilot cannot lose the job
+            for job in answer.jobs:
+                self._remember(job)
+            return list(answer.jobs)
+        self.limits.failed()
+        if answer.permanent:
+            raise PilotException(
+                f"the server refuses this pilot's identity: {answer.text}; look at the proxy's role or the token", code=1177)
+        logger.info("no job from the server: %s (status code %d)", answer.text or "no jobs in PanDA", answer.status_code)
+        return None
+
+    def _ask(self, request: JobRequest) -> Optional[JobAnswer]:
+        """One request, repeated through transport errors within the patience; None when that is used up."""
+        server = self.ctx.server
+        assert server is not None
+        settings = self.ctx.settings.server
+        backoff = Backoff(max(settings.retry_base, 0.01), max(settings.retry_max, settings.retry_base, 0.01))
+        limit = time.monotonic() + settings.start_patience
+        doubtful = 0
+        while True:
+            self.say("asking the server for a job")
+            try:
+                return server.acquire_jobs(request)
+            except TransportError as exc:
+                pause = backoff.next()
+                if exc.maybe_processed:
+                    # the server may have given a job away: repeat, but seldom (it fails such a job after 30 min)
+                    doubtful += 1
+                    pause = max(pause, 2.0 * settings.retry_base * doubtful)
+                    logger.warning("getJob: %s; a job may have been given out unseen", exc.detail)
+                else:
+                    logger.warning("getJob: %s", exc.detail)
+                if doubtful >= _MAX_DOUBTFUL or time.monotonic() + pause > min(limit, self.ctx.leave_by):
+                    logger.error("the PanDA server could not be reached within %.0f s (server.start_patience)",
+                                 settings.start_patience)
+                    return None
+                if self.ctx.shutdown.stopping.wait(pause):
+                    raise _Stopped(self.ctx.shutdown.stopping.reason) from exc
+
+    def _request(self, task_id: str) -> JobRequest:
+        ctx, options, environ = self.ctx, self.ctx.options, self.ctx.environ
+        from pilot.monitoring.space import free_space
+
+        free = free_space(ctx.home, ctx.environ)
+        limits = [*([free // _MEGABYTE] if free is not None else []), *([ctx.queue.maxwdir] if ctx.queue.maxwdir > 0 else [])]
+        return JobRequest(
+            site_name=ctx.queue.resource, computing_element=options.queue, prod_source_label=ctx.job_label,
+            disk_space=min(limits, default=0), memory=ctx.node.memory_mb, cpu=ctx.node.mhz, node=ctx.node.host_name,
+            working_group=options.working_group, country_group=options.country_group,
+            allow_other_country=options.allow_other_country, job_type=options.jobtype,
+            prod_user_id=self._own_dn() if options.job_label == "self" else "",
+            task_id=int(task_id) if task_id.isdigit() else None, resource_type=options.resource_type,
+            harvester_id=environ.get("HARVESTER_ID", ""), worker_id=environ.get("HARVESTER_WORKER_ID", ""))
+
+    def _own_dn(self) -> str:
+        from pilot.util.x509 import subject_dn
+
+        proxy = self.ctx.credentials.proxy() if self.ctx.credentials is not None else ""
+        return subject_dn(proxy) if proxy else ""
+
+    def _remember(self, definition: Mapping[str, object]) -> None:
+        """Store a granted job; nothing slow may come before this."""
+        job_id = str(definition.get("PandaID", definition.get("jobid", "")))
+        if not job_id.isdigit():
+            return
+        attempt = str(definition.get("attemptNr", ""))
+        shown = {key: value for key, value in definition.items() if key not in _SECRET_KEYS}
+        self.ctx.store.add_job(job_id, int(attempt) if attempt.isdigit() else 0, self.ctx.token, time.time(),
+                               json.dumps(shown, default=str), str(definition.get("transformation", "")))

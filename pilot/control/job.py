@@ -1,0 +1,251 @@
+"""control/job: asks for jobs, validates them, reports their end, cleans up, and decides whether there is a next one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pilot.common.exception import PilotException
+from pilot.control.component import Component, describe
+from pilot.control.data import add_error
+from pilot.control.lifecycle import Event, Stage
+from pilot.control.messages import (
+    Clean,
+    FetchJob,
+    JobGone,
+    JobLeft,
+    JobsGranted,
+    LookAround,
+    NoMoreJobs,
+    Report,
+    Validate,
+)
+from pilot.control.reports import final_message, heartbeat_message
+from pilot.info.job import Job
+from pilot.info.encoding import JobRefused
+from pilot.info.jobparser import parse_job
+from pilot.util.logs import start_job_log
+
+if TYPE_CHECKING:
+    from pilot.context import PilotContext
+    from pilot.control.fetch import JobFetcher
+
+logger = logging.getLogger(__name__)
+
+
+class JobComponent(Component):
+    """Begins and ends every job."""
+
+    name = "job"
+
+    def __init__(self, ctx: PilotContext, fetcher: JobFetcher) -> None:
+        super().__init__(ctx)
+        self._fetcher = fetcher
+        self._fetching = False
+        self._no_more = False
+        self._last_task = ""
+
+    def begin(self) -> None:
+        """Ask for the first job."""
+        self._next()
+
+    def handle(self, message: Any) -> None:
+        """Do what the message asks for."""
+        if isinstance(message, Validate):
+            self._validate(message.job)
+        elif isinstance(message, Report):
+            self._report(message.job, message.finished)
+        elif isinstance(message, Clean):
+            self._clean(message.job)
+        elif isinstance(message, JobLeft):
+            self.say("idle")
+            self._next()
+        elif isinstance(message, LookAround):
+            self._next()
+        elif isinstance(message, JobsGranted):
+            self._granted(message)
+        elif isinstance(message, NoMoreJobs):
+            self._fetching = False
+            self._no_more = True
+            self.ctx.exit_error = self.ctx.exit_error or message.reason.exit_code
+            self.ctx.shutdown.stop(message.reason)
+            self._next()
+        else:
+            raise TypeError(f"unexpected message {message!r}")
+
+    def failed(self, message: Any, exc: BaseException) -> None:
+        """An internal error ends the job through the rest of its road."""
+        job = getattr(message, "job", None)
+        if job is None:
+            return
+        code, text = describe(exc)
+        track = self.ctx.road.track(job.jobid)
+        if isinstance(message, Validate):
+            add_error(self.ctx, job, code, text)
+            self.ctx.road.happened(job, Event.REJECTED)
+        elif isinstance(message, Report) and track is not None and track.state.stage is Stage.REPORTING:
+            add_error(self.ctx, job, code, text)
+            self._post_final(job, finished=False)
+        elif isinstance(message, Clean) and track is not None and track.state.stage is Stage.CLEANING:
+            self.ctx.road.happened(job, Event.CLEANED)
+
+    # --- getting jobs -------------------------------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        """Ask for another job when one may be taken now; tell the main thread when nothing is left to do."""
+        if self._no_more or self.ctx.shutdown.stopping.cancelled:
+            if not self._fetching and self.ctx.road.empty():
+                self.ctx.shutdown.work_done()
+            return
+        if not self._fetching and self._has_room():
+            self._fetching = True
+            task = self._last_task if self.ctx.options.allow_same_user else ""
+            self._fetcher.post(FetchJob(task))
+
+    def _has_room(self) -> bool:
+        stages = self.ctx.road.stages()
+        if not self.ctx.settings.jobs.pipelining:
+            return not stages
+        # at most one job that makes results and one whose results leave
+        return len(stages) <= 1 and all(stage not in (Stage.RECEIVED, Stage.STAGEIN, Stage.PAYLOAD) for stage in stages)
+
+    def _granted(self, message: JobsGranted) -> None:
+        self._fetching = False
+        for definition in message.definitions:
+            job = self._parse(definition)
+            if job is None:
+                continue
+            start_job_log(job.jobid)
+            job.start_time = message.wall
+            job.timing.spans["getjob"] = message.seconds
+            job.timing.spans["setup"] = max(0.0, time.monotonic() - self.ctx.started - message.seconds)
+            self._last_task = job.taskid
+            logger.info("received job: id=%s task=%s attempt=%d: %s", job.jobid, job.taskid or "-", job.attemptnr,
+                        job.transformation[:200])
+            self.ctx.road.enter(job)
+        self._next()
+
+    def _parse(self, definition: Mapping[str, object]) -> Job | None:
+        try:
+            job = parse_job(definition, environ=self.ctx.environ)
+        except JobRefused as exc:
+            logger.error("a job definition is refused, nothing can be reported for it: %s", exc.detail)
+            return None
+        job.batch_id, job.batch_type = self.ctx.batch.id, self.ctx.batch.type
+        return job
+
+    # --- validation ---------------------------------------------------------------------------------------------------
+
+    def _validate(self, job: Job) -> None:
+        self.say(f"job {job.jobid}: validation")
+        for key, value in (("PANDAID", job.jobid), ("PanDA_TaskID", job.taskid)):
+            os.environ[key] = value
+        good = self._make_workdir(job)
+        self._note_job_id(job)
+        for code, text in [*job.defects, *self._objections(job)]:
+            add_error(self.ctx, job, code, text)
+            good = False
+        if good:
+            good = self._store_secrets(job)
+        if good and not job.cancel.cancelled:
+            self.ctx.reporter.post(job.jobid, heartbeat_message(self.ctx, job, "starting"), final=False)
+        self.ctx.road.happened(job, Event.ACCEPTED if good else Event.REJECTED)
+
+    def _objections(self, job: Job) -> list[tuple[int, str]]:
+        objections = list(self.ctx.experiment.verify_job(job, self.ctx.queue))
+        options = self.ctx.options
+        if options.harvester_submitmode.lower() == "push" and options.update_server:
+            from pilot.monitoring.space import free_space
+
+            # push pilots check the space here, so that the server is told
+            free, need = free_space(self.ctx.home, self.ctx.environ), self.ctx.settings.pilot.free_space_limit
+            if free is not None and free <= need:
+                objections.append((1098, f"too little space left on local disk to run job: {free} B (need > {need} B)"))
+        return objections
+
+    def _make_workdir(self, job: Job) -> bool:
+        job.workdir = self.ctx.home / f"PanDA_Pilot-{job.jobid}"
+        try:
+            os.mkdir(job.workdir, 0o770)
+            os.chmod(job.workdir, 0o770)  # whatever the umask says
+        except OSError as exc:
+            add_error(self.ctx, job, 1199, f"job work directory {job.workdir}: {exc.strerror}")
+            return False
+        self.ctx.store.set_job(job.jobid, workdir=str(job.workdir))
+        log = self.ctx.settings.pilot.pilotlog
+        if not self.ctx.options.nopilotlog:
+            try:
+                os.symlink(os.path.join("..", log), job.workdir / log)
+            except OSError as exc:
+                logger.warning("no link to the pilot log in the job directory: %s", exc)
+        return True
+
+    def _store_secrets(self, job: Job) -> bool:
+        if not job.secrets:
+            return True
+        path = job.workdir / self.ctx.settings.pilot.pandasecrets
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(job.secrets)
+        except OSError as exc:
+            add_error(self.ctx, job, 1303, f"the job's secrets could not be written to {path}: {exc.strerror}")
+            return False
+        return True
+
+    def _note_job_id(self, job: Job) -> None:
+        """Append the job id to pandaIDs.out beside pilot.py: the wrapper prints it."""
+        if self.ctx.options.pod:
+            return
+        directory = self.ctx.environ.get("PANDA_PILOT_SOURCE") or os.environ.get("PILOT_SCRIPT_DIR") or ""
+        if not directory:
+            return
+        path = Path(directory) / self.ctx.settings.pilot.jobid_file
+        try:
+            with open(path, "a", encoding="ascii") as stream:
+                stream.write(f"{job.jobid}\n")
+        except OSError as exc:
+            logger.warning("job id not noted in %s: %s", path, exc.strerror)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _report(self, job: Job, finished: bool) -> None:
+        self._post_final(job, finished=finished and not job.errors)
+
+    def _post_final(self, job: Job, *, finished: bool) -> None:
+        state = "finished" if finished else "failed"
+        self.say(f"job {job.jobid}: final report, {state}")
+        job.end_time = time.time()
+        self.ctx.road.monitor.post(JobGone(job.jobid))
+        message = final_message(self.ctx, job, finished)
+        self.ctx.reporter.post(job.jobid, message, final=True)
+        self.ctx.store.set_job(job.jobid, ended=job.end_time, exit_code=job.exit_code,
+                               timing=str(message.get("pilotTiming", "")))
+        if job.errors:
+            logger.info("errors of job %s:\n%s", job.jobid, job.errors.report())
+        logger.info("job %s has %s", job.jobid, state)
+        self.ctx.road.happened(job, Event.REPORTED, state)
+
+    def _clean(self, job: Job) -> None:
+        self.say(f"job {job.jobid}: clean-up")
+        keep = not self.ctx.options.cleanup or job.keep_workdir
+        if keep:
+            logger.info("job directory %s is kept", job.workdir)
+        elif job.workdir.name and job.workdir.is_dir():
+            shutil.rmtree(job.workdir, onerror=_say_not_removed)
+        for name in ("PANDAID", "PanDA_TaskID", "INDS"):
+            os.environ.pop(name, None)
+        try:
+            self.ctx.info.refresh_if_stale()
+        except PilotException as exc:
+            logger.warning("queue data could not be refreshed: %s", exc.detail)
+        self.ctx.road.happened(job, Event.CLEANED)
+
+
+def _say_not_removed(_function: Any, path: str, info: Any) -> None:
+    logger.warning("not removed: %s: %s", path, info[1])

@@ -1,0 +1,219 @@
+"""control/monitor: heartbeats, samples, time limits, server commands, deadlines; it watches every job on the road.
+
+One thread, one inbox, one set of timers: between two timers it sleeps in the kernel.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from pilot.control.component import Component
+from pilot.control.lifecycle import Event
+from pilot.control.messages import DeadlineSet, JobEntered, JobGone, PayloadEnded, PayloadStarted, ServerCommand
+from pilot.control.reports import heartbeat_message
+from pilot.control.shutdown import StopReason
+from pilot.control.timers import Timers
+from pilot.info.job import Job
+from pilot.monitoring.cpu import CpuMeter
+from pilot.util import procfs
+
+if TYPE_CHECKING:
+    from pilot.context import PilotContext
+    from pilot.panda.commands import Commands
+    from pilot.payload.process import Child
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Watch:
+    """What the monitor knows of one job. ``view`` is its own copy for heartbeats: the job belongs to somebody else."""
+
+    job: Job
+    view: Job
+    meter: CpuMeter = field(default_factory=CpuMeter)
+    child: Optional[Child] = None
+    debug: bool = False
+    debug_command: str = ""
+    last_words: tuple[str, ...] = ()
+
+
+class MonitorComponent(Component):
+    """Watches; it never does a stage's work itself."""
+
+    name = "monitor"
+
+    def __init__(self, ctx: PilotContext) -> None:
+        super().__init__(ctx)
+        self._timers = Timers()
+        self._watches: dict[str, Watch] = {}
+
+    # --- inbox --------------------------------------------------------------------------------------------------------
+
+    def next_timeout(self) -> Optional[float]:
+        """Seconds until the next timer."""
+        return self._timers.next_in()
+
+    def timeout(self) -> None:
+        """Run the timers that are due."""
+        self._timers.run_due()
+
+    def handle(self, message: Any) -> None:
+        """Do what the message asks for."""
+        if isinstance(message, JobEntered):
+            self._entered(message.job)
+        elif isinstance(message, JobGone):
+            self._watches.pop(message.job_id, None)
+            self._timers.cancel_prefix(f"{message.job_id}:")
+        elif isinstance(message, PayloadStarted):
+            self._payload_started(message.job, message.child)
+        elif isinstance(message, PayloadEnded):
+            self._payload_ended(message.job_id)
+        elif isinstance(message, ServerCommand):
+            self._command(message.job_id, message.commands)
+        elif isinstance(message, DeadlineSet):
+            self._deadline(message)
+        else:
+            raise TypeError(f"unexpected message {message!r}")
+        self._timers.run_due()
+
+    def _entered(self, job: Job) -> None:
+        watch = Watch(job, copy.copy(job), debug=job.debug, debug_command="debug" if job.debug else "")
+        self._watches[job.jobid] = watch
+        self._schedule_heartbeat(watch)
+        limit = self.ctx.leave_by
+        if self.ctx.queue.job_maxwalltime and job.maxwalltime > 0:
+            limit = min(limit, time.monotonic() + job.maxwalltime * self.ctx.queue.pilot_walltime_grace)
+        self._timers.at(limit, f"{job.jobid}:time", lambda: self._time_is_up(watch))
+
+    # --- heartbeats ---------------------------------------------------------------------------------------------------
+
+    def _schedule_heartbeat(self, watch: Watch) -> None:
+        pilot = self.ctx.settings.pilot
+        period = pilot.debug_heartbeat if watch.debug else pilot.heartbeat
+        self._timers.after(period, f"{watch.job.jobid}:heartbeat", lambda: self._heartbeat(watch))
+
+    def _heartbeat(self, watch: Watch) -> None:
+        self._sample(watch)
+        message = heartbeat_message(self.ctx, watch.view, "running", stdout=self._debug_output(watch))
+        self.ctx.reporter.post(watch.job.jobid, message, final=False)
+        track = self.ctx.road.track(watch.job.jobid)
+        stage = track.state.stage.value if track is not None else "leaving"
+        # this line also tells the wrapper that the pilot is alive: it looks at the log's modification time
+        logger.info("job %s: %s, CPU time %.0f s", watch.job.jobid, stage, watch.view.cpu_seconds)
+        self._schedule_heartbeat(watch)
+
+    def _debug_output(self, watch: Watch) -> str:
+        if not watch.debug or not watch.debug_command:
+            return ""
+        from pilot.payload.debug import DebugCommandRefused, debug_output
+
+        try:
+            return debug_output(watch.debug_command, Path(watch.job.workdir), self.ctx.supervisor, self.ctx.environ)
+        except (DebugCommandRefused, OSError) as exc:
+            logger.warning("job %s: debug command '%s' gives nothing: %s", watch.job.jobid, watch.debug_command, exc)
+            return f"{watch.debug_command}: {exc}"
+
+    # --- the payload --------------------------------------------------------------------------------------------------
+
+    def _payload_started(self, job: Job, child: Child) -> None:
+        watch = self._watches.get(job.jobid)
+        if watch is None:
+            return
+        watch.child = child
+        watch.view = copy.copy(job)
+        self.ctx.reporter.post(job.jobid, heartbeat_message(self.ctx, watch.view, "running"), final=False)
+        self._schedule_sample(watch)
+
+    def _payload_ended(self, job_id: str) -> None:
+        watch = self._watches.get(job_id)
+        if watch is not None:
+            watch.child = None
+            self._timers.cancel(f"{job_id}:sample")
+
+    def _schedule_sample(self, watch: Watch) -> None:
+        def sample() -> None:
+            self._sample(watch)
+            if watch.child is not None:
+                self._schedule_sample(watch)
+
+        self._timers.after(self.ctx.settings.monitor.cpu_interval, f"{watch.job.jobid}:sample", sample)
+
+    def _sample(self, watch: Watch) -> None:
+        """One look at /proc: CPU time of the payload's whole tree, cores in use. Trouble here never touches the job."""
+        child = watch.child
+        if child is None:
+            return
+        try:
+            table = procfs.scan()
+            processes = child.descendants(table)
+        except OSError as exc:
+            logger.warning("job %s: no sample of its processes: %s", watch.job.jobid, exc)
+            return
+        sample = watch.meter.sample(child.live_cpu_seconds(table))
+        watch.view.cpu_seconds = sample.seconds
+        watch.view.core_counts = [*watch.view.core_counts, sample.cores]
+        rss = sum(info.rss for info in processes) * procfs.PAGE_BYTES
+        self.ctx.store.add_sample(watch.job.jobid, sample.seconds, sample.cores, rss, len(processes))
+
+    # --- limits, commands, deadlines ----------------------------------------------------------------------------------
+
+    def _time_is_up(self, watch: Watch) -> None:
+        text = f"the time limit is reached: {self.ctx.leave_by_text}"
+        self.ctx.shutdown.stop(StopReason(text))
+        self.ctx.road.abort(watch.job.jobid, Event.LIMIT, 1213, text)
+
+    def _command(self, job_id: str, commands: Commands) -> None:
+        watch = self._watches.get(job_id)
+        if watch is None:
+            return  # a late answer for a job that has left
+        if commands.already_done or commands.stale:
+            logger.warning("job %s: the server has closed this job (%s): no more heartbeats", job_id, ",".join(commands.words))
+            self._timers.cancel(f"{job_id}:heartbeat")
+        if commands.kill:
+            if not watch.job.cancel.cancelled:
+                self.ctx.road.abort(job_id, Event.KILL, 1144, "the server sent tobekilled")
+            return
+        self._debug_mode(watch, commands)
+        if commands.nocleanup:
+            watch.job.keep_workdir = True
+        if commands.words != watch.last_words:
+            watch.last_words = commands.words
+            if commands.softkill and not watch.job.is_eventservice:
+                logger.info("job %s: softkill concerns event service jobs only, nothing to do", job_id)
+            for text in commands.refused:
+                logger.warning("job %s: operator command refused: %s", job_id, text)
+
+    def _debug_mode(self, watch: Watch, commands: Commands) -> None:
+        # today's server ends debug mode by no longer naming it
+        wanted = bool(commands.debug)
+        command = commands.debug_command or ("debug" if wanted else "")
+        if (wanted, command) == (watch.debug, watch.debug_command):
+            return
+        logger.info("job %s: debug mode %s", watch.job.jobid, f"on: {command}" if wanted else "off")
+        watch.debug, watch.debug_command = wanted, command
+        if wanted:
+            self._heartbeat(watch)
+        else:
+            self._schedule_heartbeat(watch)
+
+    def _deadline(self, message: DeadlineSet) -> None:
+        """Break off transfers, then the log, when the pilot has to be gone."""
+
+        def end_outputs() -> None:
+            for job in self.ctx.road.jobs():
+                job.cancel.cancel(message.reason.code, f"{message.reason.text}: no time left")
+
+        def end_tails() -> None:
+            for job in self.ctx.road.jobs():
+                track = self.ctx.road.track(job.jobid)
+                if track is not None:
+                    track.tail.cancel(message.reason.code, f"{message.reason.text}: no time left")
+
+        self._timers.at(message.outputs, "deadline:outputs", end_outputs)
+        self._timers.at(message.tail, "deadline:tail", end_tails)

@@ -1,0 +1,137 @@
+"""Carries out the life cycle: applies events to jobs and posts the next step to the component that does it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Optional
+
+from pilot.control.lifecycle import Event, InvalidTransition, JobState, Stage, Step, next_step
+from pilot.control.messages import Clean, JobEntered, JobLeft, Report, RunPayload, StageIn, StageOut, Validate
+from pilot.info.job import Job
+from pilot.util.cancel import CancelToken
+
+if TYPE_CHECKING:
+    from pilot.context import PilotContext
+    from pilot.control.component import Component
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Track:
+    """A job on the road: its state, and the token that its tail (log archive and its transfer) obeys.
+
+    ``job.cancel`` breaks off the stage that makes or moves results; ``tail`` only ends when a deadline passes.
+    """
+
+    job: Job
+    state: JobState
+    tail: CancelToken = field(default_factory=CancelToken)
+
+
+class Road:
+    """All jobs between grant and final report. Events may come from any thread; they are applied one after the other."""
+
+    def __init__(self, ctx: PilotContext) -> None:
+        self._ctx = ctx
+        self._lock = threading.RLock()
+        self._tracks: dict[str, Track] = {}
+        self.job_component: Component
+        self.stagein: Component
+        self.stageout: Component
+        self.payload: Component
+        self.monitor: Component
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def track(self, job_id: str) -> Optional[Track]:
+        """The track of a job, None when it is not on the road."""
+        with self._lock:
+            return self._tracks.get(job_id)
+
+    def jobs(self) -> list[Job]:
+        """The jobs on the road, oldest first."""
+        with self._lock:
+            return [track.job for track in self._tracks.values()]
+
+    def stages(self) -> list[Stage]:
+        """The stages of the jobs on the road."""
+        with self._lock:
+            return [track.state.stage for track in self._tracks.values()]
+
+    def empty(self) -> bool:
+        """True when no job is on the road."""
+        with self._lock:
+            return not self._tracks
+
+    # --- acting -------------------------------------------------------------------------------------------------------
+
+    def enter(self, job: Job) -> None:
+        """Take a granted job on the road: it is validated next."""
+        inputs = any(spec.require_transfer() for spec in job.indata)
+        with self._lock:
+            self._tracks[job.jobid] = Track(job, JobState(has_inputs=inputs))
+        self.monitor.post(JobEntered(job))
+        self.job_component.post(Validate(job))
+        reason = self._ctx.shutdown.reason
+        if reason is not None and reason.signum:
+            # granted while a signal was on its way: it must not hang in 'sent' until the server times it out
+            self.abort(job.jobid, Event.SIGNAL, reason.code, reason.text)
+
+    def happened(self, job: Job, event: Event, detail: str = "") -> None:
+        """Apply the regular end of a stage and hand the job on."""
+        with self._lock:
+            track = self._tracks[job.jobid]
+            try:
+                track.state, step = next_step(track.state, event)
+            except InvalidTransition as exc:
+                story = "; ".join(f"{what}->{state}" for _, what, state, _ in self._ctx.store.story(job.jobid))
+                raise InvalidTransition(exc.state, exc.event, story) from exc
+            self._note(track, event, detail)
+        self._do(track, step)
+
+    def abort(self, job_id: str, event: Event, code: int, text: str) -> bool:
+        """Break off a job: KILL, LIMIT or SIGNAL with its pilot code. False when it is not on the road (any more)."""
+        with self._lock:
+            track = self._tracks.get(job_id)
+            if track is None:
+                return False
+            track.state, step = next_step(track.state, event)
+            if step in (Step.INTERRUPT, Step.HURRY):
+                self._note(track, event, text)
+            if step is Step.INTERRUPT and track.job.errors.add(code, text):
+                self._ctx.store.add_error(job_id, code, text)
+        if step is Step.INTERRUPT:
+            logger.warning("job %s: %s in stage %s: %s", job_id, event.value, track.state.stage.value, text)
+            track.job.cancel.cancel(code, text)
+        elif step is Step.HURRY:
+            logger.warning("job %s: %s in stage %s: what is done may still leave", job_id, text, track.state.stage.value)
+        return step in (Step.INTERRUPT, Step.HURRY)
+
+    def _note(self, track: Track, event: Event, detail: str) -> None:
+        stage = track.state.stage.value
+        self._ctx.store.add_transition(track.job.jobid, event.value, stage, detail)
+        os.environ["PILOT_JOB_STATE"] = stage
+        logger.debug("job %s: %s -> %s", track.job.jobid, event.value, stage)
+
+    def _do(self, track: Track, step: Step) -> None:
+        job = track.job
+        if step is Step.STAGE_IN:
+            self.stagein.post(StageIn(job))
+        elif step is Step.RUN_PAYLOAD:
+            self.payload.post(RunPayload(job))
+        elif step is Step.STAGE_OUT_ALL:
+            self.stageout.post(StageOut(job, outputs=True))
+        elif step is Step.STAGE_OUT_LOG:
+            self.stageout.post(StageOut(job, outputs=False))
+        elif step in (Step.REPORT_FINISHED, Step.REPORT_FAILED):
+            self.job_component.post(Report(job, finished=step is Step.REPORT_FINISHED))
+        elif step is Step.CLEAN:
+            self.job_component.post(Clean(job))
+        elif step is Step.LEAVE:
+            with self._lock:
+                del self._tracks[job.jobid]
+            self.job_component.post(JobLeft(job))

@@ -1,0 +1,55 @@
+"""What is this pilot doing now? A text view of one PilotDB."""
+
+from __future__ import annotations
+
+import time
+
+from pilot.store.pilotdb import JobRow, PilotDB
+
+
+def clock(epoch: object) -> str:
+    """Return an epoch time as ``YYYY-MM-DD HH:MM:SS`` UTC, '-' for none."""
+    if not isinstance(epoch, (int, float)):
+        return "-"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(epoch))
+
+
+def status_text(store: PilotDB, alive: bool) -> str:
+    """Return the status of a main work directory.
+
+    Args:
+        store: its database.
+        alive: whether a living pilot holds its lock.
+    """
+    lines: list[str] = []
+    for pilot in store.pilots():
+        state = f"ended {clock(pilot['ended'])}, exit code {pilot['exit_code']}" if pilot["ended"] is not None else (
+            "running" if alive else "died without an orderly end")
+        lines.append(f"pilot {pilot['version']}  pid {pilot['pid']} on {pilot['host']}  queue {pilot['queue'] or '-'}  "
+                     f"started {clock(pilot['started'])}  {state}")
+    if alive:
+        lines += [f"  {component:<10} since {clock(at)}  {line}" for component, at, line in store.statuses()]
+    for job in store.jobs():
+        lines += ["", *job_lines(store, job)]
+    waiting = store.undelivered()
+    lines += ["", f"outbox: {len(waiting)} message(s) wait for the server, {store.unacknowledged()} final report(s) not acknowledged"]
+    lines += [f"  job {entry.job_id}  {entry.state}{'  FINAL' if entry.final else ''}  {entry.attempts} attempt(s)  "
+              f"{entry.last_error}" for entry in waiting]
+    return "\n".join(lines)
+
+
+def job_lines(store: PilotDB, job: JobRow) -> list[str]:
+    """Return one job's part: state, story, errors, files."""
+    final = store.final_report(job.job_id)
+    result = "no final report yet"
+    if final is not None:
+        message, delivered, error = final
+        result = f"final report '{message.get('state')}' " + (
+            f"acknowledged {clock(delivered)}" if delivered else f"NOT acknowledged{': ' + error if error else ''}")
+    lines = [f"job {job.job_id}  attempt {job.attempt}  {job.transformation}",
+             f"  granted {clock(job.granted)}  stage {job.state}  exit code {'-' if job.exit_code is None else job.exit_code}  {result}"]
+    lines += [f"    {clock(at)}  {event} -> {state}{'  ' + detail if detail else ''}" for at, event, state, detail in store.story(job.job_id)]
+    lines += [f"    error {code}: {diagnosis}" for _, code, diagnosis in store.errors(job.job_id)]
+    lines += [f"    {item['direction']:<9} {item['lfn']}  {item['bytes']} B  {item['status']}"
+              f"{'  ' + str(item['detail']) if item['code'] else ''}" for item in store.transfers(job.job_id)]
+    return lines

@@ -1,0 +1,70 @@
+"""Experiments: each plug-in holds only what differs from :class:`pilot.user.base.Experiment`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pilot.common.exception import PilotException
+from pilot.user.base import Experiment
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+ENTRY_POINT_GROUP = "panda_pilot.experiment"
+
+
+class UnknownExperiment(PilotException):
+    """``--pilot-user`` names an experiment that is not there."""
+
+    default_code = 1008
+
+
+def load_experiment(name: str) -> Experiment:
+    """Return the plug-in for ``--pilot-user NAME`` (any case).
+
+    Looked for in this order: a dotted path ``package.module:Class``, ``pilot/user/<name>``, the entry points of group
+    ``panda_pilot.experiment``.
+
+    Raises:
+        UnknownExperiment: nothing of that name, or it cannot be imported (the text says which and why).
+    """
+    import importlib
+
+    if ":" in name:
+        module_name, _, class_name = name.partition(":")
+        try:
+            return _checked(getattr(importlib.import_module(module_name), class_name), name)
+        except (ImportError, AttributeError, ValueError) as exc:
+            raise UnknownExperiment(f"--pilot-user {name}: {exc}") from exc
+    wanted = name.lower()
+    if wanted in _builtin():
+        return _checked(importlib.import_module(f"pilot.user.{wanted}").EXPERIMENT, name)
+    for found, target in _entry_points():
+        if found.lower() == wanted:
+            try:
+                return _checked(target.load(), name)
+            except (ImportError, AttributeError) as exc:
+                raise UnknownExperiment(f"--pilot-user {name}: the installed plug-in cannot be imported: {exc}") from exc
+    known = ", ".join(sorted({*_builtin(), *(found for found, _ in _entry_points())}))
+    raise UnknownExperiment(f"--pilot-user {name}: no such experiment plug-in; known: {known}")
+
+
+def _builtin() -> set[str]:
+    from pathlib import Path
+
+    here = Path(__file__).parent
+    return {entry.name for entry in here.iterdir() if (entry / "__init__.py").is_file()}
+
+
+def _entry_points() -> list[tuple[str, EntryPoint]]:
+    from importlib.metadata import entry_points
+
+    found: Any = entry_points()
+    selected = found.select(group=ENTRY_POINT_GROUP) if hasattr(found, "select") else found.get(ENTRY_POINT_GROUP, [])
+    return [(point.name, point) for point in selected]
+
+
+def _checked(plugin: object, name: str) -> Experiment:
+    if isinstance(plugin, type) and issubclass(plugin, Experiment):
+        return plugin()
+    raise UnknownExperiment(f"--pilot-user {name}: {plugin!r} is not a subclass of pilot.user.base.Experiment")

@@ -1,0 +1,1 @@
+"""What ``-w`` starts: the steps from a parsed command line to the exit code."""

@@ -1,0 +1,116 @@
+"""The commands beside running a pilot: --recover, --status, --report, --check. None needs a queue or an experiment."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Callable
+
+from pilot.common.errorcodes import shell_exit_code
+from pilot.option_rules import server_base_url
+from pilot.options import Options
+from pilot.panda.credentials import Credentials
+from pilot.panda.server import PandaServer, user_agent
+from pilot.settings import Settings
+from pilot.store.pilotdb import OwnerLock, PilotDB
+from pilot.version import PILOT_VERSION
+from pilot.workflow.leftovers import find_databases, recover_database
+
+# How long --recover repeats a delivery that fails: somebody is waiting at the terminal.
+_RECOVER_PATIENCE = 120.0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _searched(directory: str) -> tuple[list[Path], int]:
+    """Return the databases below ``directory`` after saying where was looked, and the exit code when there are none."""
+    place = Path(directory or ".").absolute()
+    _say(f"searched: {place} and {place}/PanDA_Pilot*/")
+    if not place.is_dir():
+        sys.stderr.write(f"pilot.py: {place} is not a directory\n")
+        return [], shell_exit_code(1103)
+    found = find_databases(place)
+    if not found:
+        _say("no PilotDB found")
+    return found, 0
+
+
+def _server_factory(options: Options, settings: Settings) -> Callable[[str], PandaServer]:
+    def make(stored: str) -> PandaServer:
+        url = server_base_url(options, settings) if options.url or not stored else stored
+        return PandaServer(url, settings, credentials=Credentials.from_environment(options), user_agent=user_agent(PILOT_VERSION))
+
+    return make
+
+
+def run_recover(options: Options, settings: Settings) -> int:
+    """Deliver what killed pilots have left; 0 when nothing is left, 79 when a report could not be delivered."""
+    found, code = _searched(options.recover or "")
+    left = 0
+    make_server = _server_factory(options, settings)
+    for path in found:
+        result = recover_database(path, make_server, settings, patience=min(_RECOVER_PATIENCE, settings.server.final_patience))
+        if result.owner_alive:
+            _say(f"{path}: its pilot is alive and delivers its reports itself")
+            continue
+        for job_id in result.abandoned:
+            _say(f"{path}: job {job_id} had no final report: reported as failed")
+        _say(f"{path}: {result.delivered} report(s) delivered, {result.left} left{'; ' + result.problem if result.problem else ''}")
+        left += result.left
+    return shell_exit_code(1318) if left else code
+
+
+def run_status(options: Options, settings: Settings) -> int:
+    """Print what the pilots of a directory are doing, or did."""
+    from pilot.report.status import status_text
+
+    found, code = _searched(options.status or "")
+    for path in found:
+        _say(f"\n{path}")
+        _say(_with_store(path, status_text))
+    return code
+
+
+def run_report(options: Options, settings: Settings) -> int:
+    """Write one HTML page per job beside each database and print the paths."""
+    from pilot.report.html import job_page
+
+    found, code = _searched(options.report or "")
+
+    def write(store: PilotDB, _alive: bool) -> str:
+        lines = []
+        for job in store.jobs():
+            page = Path(str(store.path)).with_name(f"job-{job.job_id}.html")
+            page.write_text(job_page(store, job), encoding="utf-8")
+            lines.append(str(page))
+        return "\n".join(lines) or "no jobs"
+
+    for path in found:
+        try:
+            _say(_with_store(path, write))
+        except OSError as exc:
+            sys.stderr.write(f"pilot.py: the report could not be written: {exc}\n")
+            code = shell_exit_code(1303) or code
+    return code
+
+
+def _with_store(path: Path, view: Callable[[PilotDB, bool], str]) -> str:
+    """Run ``view`` on a database that is only read, whoever owns it."""
+    lock = OwnerLock(path)
+    alive = not lock.acquire()
+    store = PilotDB(path, read_only=True)
+    try:
+        return view(store, alive)
+    finally:
+        store.close()
+        lock.release()
+
+
+def run_check(options: Options, settings: Settings) -> int:
+    """Check what a pilot needs on this node and print a line each; 0 when all is well."""
+    from pilot.workflow.check import run_checks
+
+    return run_checks(options, settings, _say)

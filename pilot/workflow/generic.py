@@ -1,0 +1,118 @@
+"""The generic workflow: four control components around one road, and a main thread that waits for signals or the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from pilot.common.exception import PilotException
+from pilot.control.data import StageInLane, StageOutLane
+from pilot.control.fetch import JobFetcher
+from pilot.control.job import JobComponent
+from pilot.control.lifecycle import Event
+from pilot.control.messages import DeadlineSet, LookAround
+from pilot.control.monitor import MonitorComponent
+from pilot.control.payload import PayloadComponent
+from pilot.control.road import Road
+from pilot.control.shutdown import SignalArrived, WorkDone
+
+if TYPE_CHECKING:
+    from pilot.context import PilotContext
+
+logger = logging.getLogger(__name__)
+
+# Shares of the time between a signal and the latest exit: transfers, then the log, then the report have to be over.
+_OUTPUTS_SHARE, _TAIL_SHARE, _REPORT_SHARE = 0.75, 0.88, 0.97
+
+
+def run(ctx: PilotContext) -> None:
+    """Run jobs until none comes any more, or until the pilot is told to end; sets ``ctx.exit_error``.
+
+    Raises:
+        PilotException: the experiment's sanity check failed.
+    """
+    from pilot.workflow.leftovers import deliver_leftovers, report_abandoned
+    from pilot.workflow.start import make_reporter
+
+    code, text = ctx.experiment.sanity_check()
+    if code:
+        raise PilotException(text, code=code)
+    report_abandoned(ctx.store, ctx.token)
+    ctx.reporter = make_reporter(ctx)
+    ctx.road = Road(ctx)
+    fetcher = JobFetcher(ctx)
+    job = JobComponent(ctx, fetcher)
+    ctx.road.job_component, ctx.road.monitor = job, MonitorComponent(ctx)
+    ctx.road.stagein, ctx.road.stageout, ctx.road.payload = StageInLane(ctx), StageOutLane(ctx), PayloadComponent(ctx)
+    components = [job, fetcher, ctx.road.monitor, ctx.road.stagein, ctx.road.stageout, ctx.road.payload]
+    ctx.supervisor.start()
+    ctx.reporter.start()
+    for component in components:
+        component.start()
+    job.begin()
+    deliver_leftovers(ctx)
+    _wait(ctx)
+    _drain(ctx)
+    for component in components:
+        component.stop()
+    ctx.reporter.close()
+
+
+def _wait(ctx: PilotContext) -> None:
+    """Block until the road is empty and no job will come, or until the deadline after a signal has passed."""
+    while True:
+        left = ctx.shutdown.remaining(-1.0)
+        wake = ctx.shutdown.next_wake(None if left < 0 else left * _REPORT_SHARE)
+        if isinstance(wake, WorkDone):
+            return
+        if isinstance(wake, SignalArrived):
+            if ctx.shutdown.begin_signal(wake.signum):
+                _begin_ending(ctx)
+        elif ctx.shutdown.deadline is not None and ctx.shutdown.remaining(1.0) <= ctx.shutdown.grace * (1 - _REPORT_SHARE):
+            _give_up(ctx)
+            return
+
+
+def _begin_ending(ctx: PilotContext) -> None:
+    """A signal has come: no further job, every job on the road is told, the deadlines are set."""
+    reason = ctx.shutdown.reason
+    assert reason is not None
+    now = time.monotonic()
+    os.environ["PILOT_WRAP_UP"] = "QUICKLY"
+    ctx.road.monitor.post(DeadlineSet(now + ctx.shutdown.grace * _OUTPUTS_SHARE, now + ctx.shutdown.grace * _TAIL_SHARE, reason))
+    for job in ctx.road.jobs():
+        ctx.road.abort(job.jobid, Event.SIGNAL, reason.code, f"the pilot received {reason.text}")
+    ctx.reporter.hurry()
+    ctx.road.job_component.post(LookAround())
+
+
+def _give_up(ctx: PilotContext) -> None:
+    """The deadline is here and a job is still on the road: report it without log and outputs."""
+    from pilot.workflow.leftovers import report_abandoned
+
+    logger.critical("the deadline after the signal has passed: what is still on the road is reported as it is")
+    report_abandoned(ctx.store, "", text="the pilot's deadline passed before the job's tail was over")
+    ctx.reporter.hurry()
+
+
+def _drain(ctx: PilotContext) -> None:
+    """Wait for the delivery of final reports: as long as the settings allow, or as the deadline after a signal leaves."""
+    if not ctx.reporter.drain(0.0):
+        return
+    limit = time.monotonic() + ctx.settings.server.final_patience
+
+    def drain() -> None:
+        ctx.reporter.drain(limit - time.monotonic())
+        ctx.shutdown.work_done()
+
+    threading.Thread(target=drain, name="drain", daemon=True).start()
+    while True:
+        left = min(limit - time.monotonic(), ctx.shutdown.remaining(limit) * _REPORT_SHARE)
+        wake = ctx.shutdown.next_wake(max(0.0, left))
+        if not isinstance(wake, SignalArrived):
+            return  # delivered, or the time is up: what is left stays in the store
+        if ctx.shutdown.begin_signal(wake.signum):
+            ctx.reporter.hurry()

@@ -1,0 +1,195 @@
+"""Delivers what a dead pilot has left: reports in its outbox, and a final report for jobs that have none.
+
+Used by ``pilot.py --recover``, by a pilot that starts where another one has died, and at the end of a pilot whose deadline
+has passed. A lock tells whether a database's owner is alive; neither age nor pid does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, Optional
+
+from pilot.common.errorcodes import message_of
+from pilot.common.errors import ErrorList
+from pilot.panda.answers import Verdict
+from pilot.panda.server import PandaServer
+from pilot.panda.messages import local_time, server_time
+from pilot.payload.process import MARKER
+from pilot.store.pilotdb import DATABASE_NAME, JobRow, OwnerLock, PilotDB, boot_id
+from pilot.util import procfs
+from pilot.util.backoff import Backoff
+from pilot.util.cancel import CancelToken
+
+if TYPE_CHECKING:
+    from pilot.context import PilotContext
+    from pilot.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+KILLED_TEXT = "the pilot process died without a final report (SIGKILL, out of memory, node failure)"
+
+MakeServer = Callable[[str], PandaServer]
+
+
+@dataclass
+class Recovery:
+    """What became of one database."""
+
+    path: Path
+    owner_alive: bool = False
+    abandoned: list[str] = field(default_factory=list)
+    """Jobs that had no final report and got one."""
+    delivered: int = 0
+    left: int = 0
+    problem: str = ""
+
+
+def find_databases(directory: Path) -> list[Path]:
+    """Return the PilotDBs of a directory and of the main work directories below it."""
+    patterns = ("pilot.db", "pilot-*.db", f"PanDA_Pilot*/{DATABASE_NAME}", "PanDA_Pilot*/pilot-*.db")
+    return sorted(path for pattern in patterns for path in directory.glob(pattern) if path.is_file())
+
+
+def report_abandoned(store: PilotDB, own_token: str, text: str = KILLED_TEXT) -> list[str]:
+    """Give every job without a final report one: failed, with the errors that are known, else 1200.
+
+    Args:
+        store: the database, owned by this process.
+        own_token: this pilot's own jobs are left alone; '' leaves none alone.
+        text: why there is no proper report.
+
+    Returns:
+        The job ids.
+    """
+    done = []
+    for row in store.unreported_jobs(own_token):
+        store.put_message(row.job_id, _abandoned_report(store, row, text), final=True, state="failed")
+        store.add_transition(row.job_id, "abandoned", "done", text)
+        logger.error("job %s has no final report: it is reported as failed (%s)", row.job_id, text)
+        done.append(row.job_id)
+    return done
+
+
+def _abandoned_report(store: PilotDB, row: JobRow, text: str) -> Mapping[str, object]:
+    """Return the final report of a job that nobody carries on; it goes out with the batch id and names of its own pilot."""
+    base: dict[str, object] = json.loads(row.skeleton) if row.skeleton else {"jobId": int(row.job_id), "attemptNr": row.attempt}
+    errors = ErrorList()
+    for _, code, diagnosis in store.errors(row.job_id):
+        errors.add(code, diagnosis)
+    if not errors:
+        errors.add(1200, text)
+    primary = errors.primary(row.exit_code == 0)
+    assert primary is not None
+    now = time.time()
+    base.pop("stdout", None)
+    base.update(
+        state="failed", timestamp=local_time(now), endTime=server_time(now), pilotErrorCode=primary.code,
+        pilotErrorDiag=primary.diagnosis, transExitCode=row.exit_code or 0, exeErrorCode=0, exeErrorDiag="",
+        pilotLog=f"{text}; last stage: {row.state}", pilotTiming=row.timing or "0|0|0|0|0")
+    return base
+
+
+def end_processes_of(rows: Iterable[JobRow], pilots: Iterable[Mapping[str, object]]) -> int:
+    """End processes that a dead pilot's payloads have left on this machine; returns how many.
+
+    They are known by the random marker in their environment: nothing else is ever touched.
+    """
+    here = {str(pilot["token"]) for pilot in pilots if pilot["boot_id"] == boot_id() and pilot["boot_id"]}
+    markers = {row.marker for row in rows if row.marker and row.token in here}
+    if not markers:
+        return 0
+    ended = 0
+    for info in procfs.scan():
+        if info.pid != os.getpid() and procfs.read_environ(info.pid, MARKER) in markers and procfs.same_process(info):
+            try:
+                os.kill(info.pid, signal.SIGKILL)
+                ended += 1
+            except OSError as exc:
+                logger.warning("process %d of a dead pilot's payload could not be ended: %s", info.pid, exc.strerror)
+    return ended
+
+
+def recover_database(path: Path, make_server: MakeServer, settings: Settings, *, patience: float,
+                     stop: Optional[CancelToken] = None) -> Recovery:
+    """Deliver what is in one database, unless its owner is alive.
+
+    Args:
+        path: the database.
+        make_server: gives the server client for a base URL ('' = as the options say).
+        settings: pauses between attempts.
+        patience: s that failing deliveries are repeated.
+        stop: ends the waiting.
+    """
+    result = Recovery(path)
+    lock = OwnerLock(path)
+    if not lock.acquire():
+        result.owner_alive = True
+        return result
+    store = PilotDB(path)
+    try:
+        ended = end_processes_of(store.jobs(), store.pilots())
+        if ended:
+            logger.warning("%s: ended %d processes that a dead pilot's payload had left", path, ended)
+        result.abandoned = report_abandoned(store, "")
+        urls = [str(pilot["base_url"]) for pilot in store.pilots() if pilot["base_url"]]
+        _deliver(store, make_server(urls[-1] if urls else ""), settings, result, patience, stop or CancelToken())
+        result.left = store.unacknowledged()
+    finally:
+        store.close()
+        lock.release()
+    return result
+
+
+def _deliver(store: PilotDB, server: PandaServer, settings: Settings, result: Recovery, patience: float,
+             stop: CancelToken) -> None:
+    backoff = Backoff(max(settings.server.retry_base, 0.01), max(settings.server.retry_max, settings.server.retry_base, 0.01))
+    limit = time.monotonic() + patience
+    for row in {entry.job_id for entry in store.undelivered()}:
+        store.drop_heartbeats(row)
+    while True:
+        entries = store.undelivered(finals_only=True)
+        if not entries:
+            return
+        for entry, answer in zip(entries, server.update_jobs([entry.message for entry in entries])):
+            if answer.verdict is Verdict.DELIVERED:
+                store.mark_delivered(entry.id)
+                result.delivered += 1
+            elif answer.verdict is Verdict.INVALID:
+                store.mark_refused(entry.id, answer.text)
+                result.problem = f"job {entry.job_id}: {answer.text}"
+            else:
+                store.mark_attempt(entry.id, answer.text)
+                result.problem = f"job {entry.job_id}: {answer.text or message_of(1318)}"
+        pause = backoff.next()
+        if not store.undelivered(finals_only=True) or time.monotonic() + pause > limit or stop.wait(pause):
+            return
+
+
+def deliver_leftovers(ctx: PilotContext) -> None:
+    """In the background: deliver what dead pilots have left below ``-a`` and in the launch directory."""
+    if ctx.server is None:
+        return
+    server = ctx.server
+    places = {ctx.launch_dir, *([(ctx.launch_dir / ctx.options.workdir).absolute()] if ctx.options.workdir else [])}
+    own = ctx.store.path
+    found = [path for place in sorted(places) for path in find_databases(place) if path != own]
+    if not found:
+        return
+
+    def work() -> None:
+        for path in found:
+            if ctx.shutdown.stopping.cancelled:
+                return
+            result = recover_database(path, lambda _url: server, ctx.settings, patience=0.0, stop=ctx.shutdown.stopping)
+            if result.delivered or result.left:
+                logger.info("%s of a dead pilot: %d report(s) delivered, %d left", path, result.delivered, result.left)
+
+    threading.Thread(target=work, name="leftovers", daemon=True).start()

@@ -1,0 +1,284 @@
+"""From a parsed command line to the exit code: work directory, log, PilotDB, queue, then the workflow, then the way out.
+
+::
+
+    run ── prepare (directory, log, store) ── connect (server, queue) ── workflow ── leave (drain, clean, exit code)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+from pilot.common.errorcodes import message_of, shell_exit_code
+from pilot.common.exception import MKDirFailure, PilotException
+from pilot.context import PilotContext
+from pilot.control.shutdown import Shutdown
+from pilot.info.config import SourceConfig
+from pilot.info.infoservice import InfoService
+from pilot.monitoring.batch import find_batch_system
+from pilot.monitoring.node import NodeDescription
+from pilot.option_rules import canonical_workflow, is_harvester_mode, server_base_url
+from pilot.options import Options
+from pilot.panda.credentials import Credentials
+from pilot.panda.outbox import FileReporter, Outbox
+from pilot.panda.server import PandaServer, user_agent
+from pilot.payload.process import Supervisor
+from pilot.settings import Settings
+from pilot.store.pilotdb import DATABASE_NAME, OwnerLock, PilotDB
+from pilot.user import load_experiment
+from pilot.util.fetch import fetch
+from pilot.util.logs import log_banner, redirect_stdout, setup_logging
+from pilot.version import PILOT_VERSION
+
+logger = logging.getLogger(__name__)
+
+# Leave early enough before the batch system's limit for the payload's end, log and report.
+_LEAVE_MARGIN = 600.0
+_LEAVE_SHARE = 0.1
+
+
+def run(options: Options, settings: Settings) -> int:
+    """Run a pilot; returns the process exit code.
+
+    Raises:
+        PilotException: the start failed before there was a log (bad experiment, work directory).
+    """
+    started = time.monotonic()
+    environ = dict(os.environ)
+    launch_dir = Path.cwd()
+    experiment = load_experiment(options.pilot_user)
+    workflow = canonical_workflow(options.workflow)
+    if workflow != "generic":
+        raise PilotException(f"workflow {workflow} is not part of this version; use -w generic", code=1300)
+    home = _make_home(options, launch_dir)
+    if options.redirectstdout:
+        redirect_stdout(options.redirectstdout)
+    setup_logging(None if options.nopilotlog else home / settings.pilot.pilotlog, options.debug)
+    _export_environment(options, home, launch_dir)
+    log_banner()
+    _log_settings(options, settings)
+    store, lock = _open_store(home)
+    ctx = PilotContext(
+        options=options, settings=settings, environ=environ, launch_dir=launch_dir, home=home, token=secrets.token_hex(8),
+        experiment=experiment, store=store, lock=lock, supervisor=Supervisor(), node=NodeDescription(environ),
+        batch=find_batch_system(environ), harvester=is_harvester_mode(options, environ),
+        kubernetes="K8S_JOB_ID" in environ, started=started,
+        shutdown=Shutdown(settings.shutdown.pod_deadline if options.pod else settings.shutdown.deadline,
+                          kubernetes="K8S_JOB_ID" in environ))
+    ctx.shutdown.install_handlers()
+    store.begin(ctx.token, PILOT_VERSION, ctx.node.host_name)
+    try:
+        _connect(ctx)
+        from pilot.workflow import generic
+
+        generic.run(ctx)
+    except PilotException as exc:
+        logger.critical("the pilot cannot run: %s", exc.diagnosis)
+        sys.stderr.write(f"pilot.py: {exc.diagnosis}\n")
+        ctx.exit_error = ctx.exit_error or exc.code
+    return _leave(ctx)
+
+
+# --- prepare ----------------------------------------------------------------------------------------------------------
+
+
+def _make_home(options: Options, launch_dir: Path) -> Path:
+    """Make the main work directory and go there; without ``-a`` it is the launch directory."""
+    if not options.workdir:
+        return launch_dir
+    # many pilots may start in the same second with the same pid on different nodes of a shared file system
+    name = f"PanDA_Pilot2_{os.getpid()}_{int(time.time())}_{secrets.token_hex(4)}"
+    home = (launch_dir / options.workdir).absolute() / name
+    try:
+        home.mkdir(mode=0o770, parents=True)
+        os.chdir(home)
+    except OSError as exc:
+        raise MKDirFailure(f"main work directory {home}: {exc.strerror}; look at option -a") from exc
+    return home
+
+
+def _export_environment(options: Options, home: Path, launch_dir: Path) -> None:
+    """Export what copytools, plug-ins and payload scripts read (cli-config 4.2)."""
+    values = {
+        "PILOT_WORK_DIR": options.workdir, "PILOT_HOME": str(home), "PILOT_USER": options.pilot_user,
+        "PILOT_JOB_STATE": "startup", "PILOT_VERSION": PILOT_VERSION, "PILOT_WRAP_UP": "NORMAL",
+        "PILOT_PROXY_VERIFICATION": str(options.verify_proxy),
+        "PILOT_PAYLOAD_PROXY_VERIFICATION": str(options.verify_payload_proxy), "SERVER_UPDATE": "NOT_DONE",
+        "PILOT_RESOURCE_NAME": options.hpc_resource, "PILOT_USE_RUCIO_TRACES": str(options.use_rucio_traces),
+        "PILOT_ES_EXECUTOR_TYPE": options.executor_type, "PILOT_STAGEOUT_ATTEMPTS": str(options.stageout_attempts),
+        "QUEUEDATA_SERVER_URL": options.queuedata_url,
+    }
+    if options.output_dir:
+        values["PILOT_OUTPUT_DIR"] = options.output_dir
+    if options.storagedata_url:
+        values["STORAGEDATA_SERVER_URL"] = options.storagedata_url
+    os.environ.update(values)
+    os.environ.setdefault("PILOT_SOURCE_DIR", str(launch_dir))
+
+
+def _log_settings(options: Options, settings: Settings) -> None:
+    logger.info("pilot options: %s", options)
+    for warning in settings.warnings:
+        logger.warning("%s", warning)
+    for line in settings.describe_changes():
+        logger.info("setting %s", line)
+
+
+def _open_store(home: Path) -> tuple[PilotDB, OwnerLock]:
+    path = home / DATABASE_NAME
+    lock = OwnerLock(path)
+    if not lock.acquire():
+        path = home / f"pilot-{os.getpid()}-{secrets.token_hex(4)}.db"
+        logger.warning("another living pilot works in %s: this one uses the database %s", home, path.name)
+        lock = OwnerLock(path)
+        lock.acquire()
+    return PilotDB(path), lock
+
+
+# --- connect ----------------------------------------------------------------------------------------------------------
+
+
+def _connect(ctx: PilotContext) -> None:
+    """Server, reporter, queue. Raises PilotException with the code that ends the pilot."""
+    options, settings = ctx.options, ctx.settings
+    ctx.credentials = Credentials.from_environment(options)
+    base_url = server_base_url(options, settings)
+    os.environ["PANDA_SERVER_URL"] = base_url
+    if options.update_server:
+        ctx.server = PandaServer(base_url, settings, credentials=ctx.credentials, user_agent=user_agent(PILOT_VERSION),
+                                 harvester_id=ctx.environ.get("HARVESTER_ID", ""))
+        logger.info("PanDA server: %s", base_url)
+        _send_worker_status(ctx, "started", wait=0.0)
+    else:
+        logger.info("server updates are off (-z): updates go to %s", settings.pilot.heartbeat_message)
+    source = SourceConfig.from_settings(settings, options=options, environ=ctx.environ, pilot_home=ctx.home,
+                                        launch_dir=ctx.launch_dir)
+    fetcher = partial(fetch, headers={"User-Agent": user_agent(PILOT_VERSION)}, verify=ctx.verify_tls())
+    ctx.info = InfoService(source, fetcher=fetcher, token=ctx.shutdown.stopping)
+    ctx.queue = ctx.info.load_queue(options.queue)
+    refusal = ctx.queue.refusal()
+    if refusal is not None:
+        raise PilotException(refusal[1], code=refusal[0])
+    ctx.store.set_server(ctx.token, options.queue, base_url)
+    _apply_queue(ctx)
+
+
+def _apply_queue(ctx: PilotContext) -> None:
+    queue, options = ctx.queue, ctx.options
+    if ctx.server is not None and queue.internet_protocol_version == "IPv4":
+        ctx.server.force_ipv4(True)
+    os.environ.setdefault("PILOT_RUCIO_SITENAME", queue.site or "")
+    os.environ.update(PILOT_SITENAME=queue.resource, PILOT_IP_VERSION=queue.internet_protocol_version)
+    limit, origin = float(options.lifetime), "option -l"
+    if queue.maxtime > 0 and not options.pod:
+        limit, origin = float(queue.maxtime), "the queue's maxtime"
+    margin = min(_LEAVE_MARGIN, limit * _LEAVE_SHARE)
+    ctx.leave_by = ctx.started + limit - margin
+    ctx.leave_by_text = f"{origin} is {limit:.0f} s, less {margin:.0f} s for the way out"
+
+
+def _send_worker_status(ctx: PilotContext, status: str, *, wait: float) -> None:
+    """Tell the server that this worker's pilot has started or finished; in the background, a failure is only logged."""
+    worker, harvester = ctx.environ.get("HARVESTER_WORKER_ID"), ctx.environ.get("HARVESTER_ID")
+    server = ctx.server
+    if server is None or not worker or not harvester or not ctx.options.workerpilotstatusupdate:
+        return
+
+    def send() -> None:
+        for attempt in range(ctx.settings.server.worker_status_attempts):
+            try:
+                server.update_worker_status(worker, harvester, status, site=ctx.options.queue, node=ctx.node.host_name)
+                return
+            except PilotException as exc:
+                logger.warning("worker status '%s' was not taken (attempt %d): %s", status, attempt + 1, exc.detail)
+
+    thread = threading.Thread(target=send, name="worker-status", daemon=True)
+    thread.start()
+    if wait:
+        thread.join(wait)
+
+
+def make_reporter(ctx: PilotContext) -> Outbox | FileReporter:
+    """Return where updates go: the server by way of the outbox, or with ``-z`` a file."""
+    if ctx.server is None:
+        return FileReporter(ctx.store, ctx.home / ctx.settings.pilot.heartbeat_message)
+    from pilot.control.messages import ServerCommand
+
+    def on_command(job_id: str, commands: object) -> None:
+        ctx.road.monitor.post(ServerCommand(job_id, commands))  # type: ignore[arg-type]
+
+    return Outbox(ctx.store, ctx.server, ctx.settings, on_command)
+
+
+# --- leave ------------------------------------------------------------------------------------------------------------
+
+
+def _leave(ctx: PilotContext) -> int:
+    """Deliver what is left, tidy up, and return the exit code."""
+    _send_worker_status(ctx, "finished", wait=min(5.0, ctx.shutdown.remaining(5.0)))
+    left = ctx.store.unacknowledged()
+    code = _exit_code(ctx, left)
+    ctx.store.end(ctx.token, code)
+    ctx.store.close()
+    ctx.lock.release()
+    ctx.supervisor.close()
+    if left:
+        logger.critical("%d final report(s) were not acknowledged; they are kept in %s: deliver them with "
+                        "pilot.py --recover %s", left, ctx.store.path, ctx.home)
+    logger.info("pilot has finished (exit code=%d, shell exit code=%d)", ctx.exit_error, code)
+    _remove_home(ctx, keep=bool(left))
+    if ctx.harvester:
+        _touch_kill_worker(ctx)
+    return code
+
+
+def _exit_code(ctx: PilotContext, left: int) -> int:
+    """Exit code by the rule of cli-config 7.1: jobs' errors do not count, signals, start-up and lost reports do."""
+    signum = ctx.shutdown.signum
+    if signum:
+        ctx.exit_error = ctx.shutdown.reason.code if ctx.shutdown.reason else 1200
+        return 128 + signum
+    if left:
+        ctx.exit_error = ctx.exit_error or 1318
+    if ctx.exit_error:
+        code = shell_exit_code(ctx.exit_error)
+        if code == 1:
+            logger.warning("no translation to shell exit code for error code %d (%s)", ctx.exit_error,
+                           message_of(ctx.exit_error))
+            code = 65  # exit 1 is the wrapper's own: never chosen here
+        return code
+    return 0
+
+
+def _remove_home(ctx: PilotContext, *, keep: bool) -> None:
+    if ctx.home == ctx.launch_dir or not ctx.options.cleanup:
+        return
+    if keep:
+        logger.critical("the main work directory %s is kept for the undelivered reports", ctx.home)
+        return
+    os.chdir(ctx.launch_dir)
+    log = ctx.home / ctx.settings.pilot.pilotlog
+    logger.info("removing the main work directory %s", ctx.home)
+    for handler in list(logging.getLogger().handlers):
+        handler.flush()
+    shutil.rmtree(ctx.home, ignore_errors=True)
+    if log.exists():
+        logger.warning("not everything below %s could be removed", ctx.home)
+
+
+def _touch_kill_worker(ctx: PilotContext) -> None:
+    """Tell Harvester that the worker may be ended: in its access point, else in the launch directory."""
+    directory = Path(ctx.options.harvester_workdir or ctx.launch_dir)
+    try:
+        (directory / ctx.settings.harvester.kill_worker_file).touch()
+    except OSError as exc:
+        logger.warning("kill_worker was not written to %s: %s", directory, exc.strerror)
+
