@@ -95,10 +95,11 @@ def take_job(path: Path, *, harvester_or_pod: bool, pilot_home: Path) -> list[di
         raise JobFileRefused(f"job file {path} is empty: no job can be run; let the submitter write it again")
     try:
         jobs, refused = _valid_jobs(decode_job_text(data, harvester_or_pod))
+        copy = _copy_of(jobs)
     except JobRefused as exc:
         kept = _set_aside(path)
         raise JobFileRefused(f"job file {path} is refused: {exc.detail}; it was kept as {kept}") from None
-    _write_copy(pilot_home / COPY, jobs)
+    _write_copy(pilot_home / COPY, copy)
     _consume(path, keep=bool(refused))
     _remove_second_copy(pilot_home / JOB_FILE, path)
     logger.info("%d job(s) taken from %s: %s", len(jobs), path, ", ".join(panda_id(job) for job in jobs[:10]))
@@ -108,14 +109,12 @@ def take_job(path: Path, *, harvester_or_pod: bool, pilot_home: Path) -> list[di
 def _read(path: Path) -> bytes:
     """Read a regular file of sensible size; a FIFO or a device would block or never end."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as handle:
-            status = os.fstat(handle.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise JobFileRefused(f"job file {path} is no regular file; job refused", code=1303)
-            if status.st_size > MAX_FILE:
-                raise JobFileRefused(f"job file {path} has {status.st_size} bytes, limit {MAX_FILE}; job refused")
-            return handle.read(MAX_FILE + 1)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise JobFileRefused(f"job file {path} is no regular file; job refused", code=1303)
+        if status.st_size > MAX_FILE:
+            raise JobFileRefused(f"job file {path} has {status.st_size} bytes, limit {MAX_FILE}; job refused")
+        return path.read_bytes()
     except OSError as exc:
         raise JobFileRefused(f"job file {path} cannot be read: {exc.strerror}", code=1303) from exc
 
@@ -158,22 +157,30 @@ def _set_aside(path: Path) -> Path:
     return target
 
 
-def _write_copy(target: Path, jobs: list[dict[str, object]]) -> None:
-    """Write ``{"<PandaID>": {...}}`` atomically and durably, readable by the owner only."""
+def _copy_of(jobs: list[dict[str, object]]) -> str:
+    """Return ``{"<PandaID>": {...}}`` as ASCII text, whatever bytes the values were made of."""
+    try:
+        return json.dumps({panda_id(job): job for job in jobs})
+    except (RecursionError, ValueError):
+        raise JobRefused("the job definition is nested too deeply to be written again") from None
+
+
+def _write_copy(target: Path, text: str) -> None:
+    """Write the copy atomically and durably, readable by the owner only."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as handle:
-            json.dump({panda_id(job): job for job in jobs}, handle, indent=1)
+            handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, target)
         _sync_directory(target.parent)
     except OSError as exc:
         temporary.unlink(missing_ok=True)
-        text = f"the job definition cannot be kept in {target}: {exc.strerror}; the job file was left where it is"
-        raise JobFileRefused(text, code=1303) from exc
+        problem = f"the job definition cannot be kept in {target}: {exc.strerror}; the job file was left where it is"
+        raise JobFileRefused(problem, code=1303) from exc
 
 
 def _consume(path: Path, *, keep: bool) -> None:
@@ -190,7 +197,7 @@ def _consume(path: Path, *, keep: bool) -> None:
         text = f"job file {path} vanished while it was read: another pilot has taken the job"
         raise JobFileRefused(text, code=1303) from exc
     except OSError as exc:
-        text = f"job file {path} cannot be removed ({exc.strerror}): its job could be run twice; make {path.parent} writable"
+        text = f"job file {path} cannot be removed ({exc.strerror}), it could be run twice: make the directory writable"
         raise JobFileRefused(text, code=1303) from exc
     _sync_directory(path.parent)
 

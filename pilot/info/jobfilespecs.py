@@ -147,7 +147,7 @@ def input_files(raw: Mapping[str, object], defects: Defects) -> list[FileSpec]:
             continue
         seen.add(name)
         form = logical_name(name)
-        defect = name_defect(form.lfn) or _input_defect(form)
+        defect = name_defect(form.lfn) or _url_defect(form) or _length_defect(form.lfn)
         if defect:
             defects.add(BAD_FILE_NAME, f"input {show(name)} {defect}")
             continue
@@ -160,9 +160,11 @@ def input_files(raw: Mapping[str, object], defects: Defects) -> list[FileSpec]:
     return result
 
 
-def _input_defect(form: Logical) -> str:
-    if len(form.lfn.encode("utf-8", "replace")) > MAX_NAME:
-        return f"is longer than {MAX_NAME} bytes"
+def _length_defect(lfn: str) -> str:
+    return f"is longer than {MAX_NAME} bytes" if len(lfn.encode("utf-8", "replace")) > MAX_NAME else ""
+
+
+def _url_defect(form: Logical) -> str:
     return "contains control characters" if has_control_characters(form.surl) else ""
 
 
@@ -219,7 +221,7 @@ def output_files(
             outputs.append(spec)
     if logfile and logfile not in seen:
         logger.warning("the log %s is not among outFiles: it has no dataset and no endpoint", show(logfile))
-        if _output_name_is_good(logfile, logfile, "log", defects):
+        if _output_name_is_good(logfile, Logical(logfile), "log", defects):
             logs.append(FileSpec(lfn=logfile, filetype="log", guid=lists.guid(logguid, "logGUID"), scope=scopelog))
     return outputs, logs
 
@@ -242,11 +244,12 @@ def _merged_scopes(lists: Lists, scopes: list[Optional[str]], logfile: str, scop
     return merged
 
 
-def _output_name_is_good(name: str, lfn: str, what: str, defects: Defects) -> bool:
+def _output_name_is_good(name: str, form: Logical, what: str, defects: Defects) -> bool:
+    lfn = form.lfn
     if len(lfn) > MAX_NAME:
         defects.add(LFN_TOO_LONG, f"{what} {show(name)} has {len(lfn)} characters")
         return False
-    defect = name_defect(lfn) or ("" if lfn.isascii() else "contains characters that are not ASCII")
+    defect = name_defect(lfn) or _url_defect(form) or ("" if lfn.isascii() else "contains non-ASCII characters")
     if defect:
         defects.add(BAD_FILE_NAME, f"{what} {show(name)} {defect}")
         return False
@@ -274,7 +277,7 @@ def _output(lists: Lists, index: int, name: str, filetype: str, scopes: list[Opt
     if pattern is None:
         return None
     form = Logical(name) if pattern else logical_name(name)
-    if not pattern and not _output_name_is_good(name, form.lfn, filetype, lists.defects):
+    if not pattern and not _output_name_is_good(name, form, filetype, lists.defects):
         return None
     if not pattern and not _USUAL_NAME.fullmatch(form.lfn):
         logger.warning("unusual file name: %s %s", filetype, show(form.lfn))

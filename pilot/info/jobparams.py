@@ -185,6 +185,12 @@ def _override(option: str, value: str) -> dict[str, object]:
     return data
 
 
+def _evaluate(values: dict[str, str], overrides: dict[str, dict[str, object]]) -> None:
+    """Evaluate the last value of each option: only that one counts."""
+    for option, value in values.items():
+        overrides[option] = _override(option, value)
+
+
 def _take_overrides(text: str, overrides: dict[str, dict[str, object]]) -> str:
     """Step 3: take the override options out; nothing else changes when there are none.
 
@@ -215,8 +221,7 @@ def _take_overrides(text: str, overrides: dict[str, dict[str, object]]) -> str:
         elif index < len(words) and not words[index].value.startswith("-"):
             value, index = braces.take(index, words[index].start) or (words[index].value, index + 1)
         values[option] = value
-    for option, value in values.items():  # only the last occurrence of an option counts
-        overrides[option] = _override(option, value)
+    _evaluate(values, overrides)
     return " ".join(kept) if values else text
 
 
@@ -274,6 +279,7 @@ def _requote_like_reference(text: str, overrides: dict[str, dict[str, object]]) 
     if words is None or not any(word.value.startswith("-") for word in words):
         return text
     kept: list[str] = []
+    found: dict[str, str] = {}
     values = [word.value for word in words]
     index = 0
     while index < len(values):
@@ -282,8 +288,9 @@ def _requote_like_reference(text: str, overrides: dict[str, dict[str, object]]) 
         if word not in overrides:
             kept.append(shlex.quote(word))
         elif index < len(values) and not values[index].startswith("-"):
-            overrides[word] = _override(word, values[index])
+            found[word] = values[index]
             index += 1
+    _evaluate(found, overrides)
     return " ".join(kept)
 
 
