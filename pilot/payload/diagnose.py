@@ -20,7 +20,7 @@ from pilot.info.job import Job
 from pilot.payload.cause import find_cause, meaningful_lines, shorten
 from pilot.payload.exitcode import describe, normalise, signal_of
 from pilot.payload.jobreport import read_error_report
-from pilot.payload.process import ExitStatus
+from pilot.payload.kernel import ExitStatus
 from pilot.payload.textfiles import matching_lines, printable, read_head, read_tail
 from pilot.util.redact import redact
 

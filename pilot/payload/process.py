@@ -16,52 +16,31 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import Optional
 
+from pilot.payload.kernel import ExitStatus, become_subreaper, has_children, own_user
 from pilot.payload.killer import KillReport, end_processes
 from pilot.util import procfs
 from pilot.util.procfs import ProcInfo, ProcTable
 
 logger = logging.getLogger(__name__)
 
+__all__ = ["MARKER", "Child", "ExitStatus", "KillReport", "Supervisor"]
+
 MARKER = "PANDA_PILOT_PAYLOAD"
 """Environment variable that marks the processes of one Child; its value is random."""
 
-_PR_SET_CHILD_SUBREAPER = 36
 _REMEMBERED = 64
 """Ended children that are kept to name the owner of a late orphan."""
 
-
-@dataclass(frozen=True)
-class ExitStatus:
-    """How a process ended.
-
-    ``code`` is 0..255 or 128 + n for signal n (``signal`` is n then, else 0); ``user`` and ``system`` are CPU seconds
-    of the process and of the descendants waited for. ``max_rss_kb`` (kB) is the largest of them, and at least the
-    pilot's own size (the kernel counts the moment between fork and exec).
-    """
-
-    code: int
-    signal: int
-    user: float
-    system: float
-    max_rss_kb: int
-
-    @classmethod
-    def from_wait(cls, status: int, usage: object) -> ExitStatus:
-        """Build from the results of ``os.wait4``."""
-        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        code = 128 + number if number else os.WEXITSTATUS(status)
-        user, system, rss = (getattr(usage, name) for name in ("ru_utime", "ru_stime", "ru_maxrss"))
-        return cls(code, number, float(user), float(system), int(rss))
+_FOREIGN_PATIENCE = 60.0
+"""Seconds that an ended child which other code in the pilot has started is left for that code to collect."""
 
 
 class Child:
@@ -124,7 +103,8 @@ class Child:
 
     def descendants(self, table: ProcTable | None = None) -> list[ProcInfo]:
         """Return the living processes of the tree, the process itself first, daemons handed to us included."""
-        return [info for info in self._supervisor.members(self, table or procfs.scan()) if info.alive]
+        table = procfs.scan() if table is None else table
+        return [info for info in self._supervisor.members(self, table) if info.alive]
 
     def kill_tree(self, grace: float = 10.0, deadline: float | None = None) -> KillReport:
         """End the whole tree: TERM, ``grace`` seconds, KILL until nothing is left; returns when it is gone.
@@ -159,7 +139,7 @@ class Child:
         """Return the CPU seconds used so far by the whole tree, living and ended; nothing is counted twice."""
         # First what has ended: what ends between the two looks is missed until the next sample, not counted twice.
         ended = self.cpu_seconds
-        table = table or procfs.scan()
+        table = procfs.scan() if table is None else table
         return ended + table.cpu_seconds(info.pid for info in self._supervisor.members(self, table))
 
 
@@ -182,6 +162,8 @@ class Supervisor:
         self._shared = False
         """True when processes that the pilot has not started may be its children: as process 1, or when it was exec'ed
         by a shell that had children. Then an orphan must prove that it is ours."""
+        self._inherited: frozenset[tuple[int, int]] = frozenset()
+        """Children from before our time (of the shell that exec'ed the pilot): nobody else collects them."""
         self._id = secrets.token_hex(8)
         self._count = 0
 
@@ -190,8 +172,10 @@ class Supervisor:
         with self._lock:
             if self._thread is not None:
                 return
-            self._shared = os.getpid() == 1 or _has_children()
-            self.subreaper = _become_subreaper()
+            if has_children():
+                self._inherited = frozenset(info.key for info in procfs.scan().children(os.getpid()))
+            self._shared = os.getpid() == 1 or bool(self._inherited)
+            self.subreaper = become_subreaper()
             self._thread = threading.Thread(target=self._reap, name="reaper", daemon=True)
             self._thread.start()
 
@@ -277,13 +261,22 @@ class Supervisor:
 
     def close(self, grace: float = 0.0) -> None:
         """End whatever still runs and stop the thread; ``grace`` seconds from TERM to KILL."""
-        with self._lock:
-            children = [*self._running.values(), *self._ended]
-        for child in children:
-            child.kill_tree(grace, time.monotonic() + grace + 10.0)
+        report = end_processes(self._everything, grace, time.monotonic() + grace + 10.0)
+        if report.seen:
+            logger.info("ended %d processes that were left, %d of them with SIGKILL", report.seen, report.killed)
+        for child in self.children():
+            child.wait(2.0)
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _everything(self) -> list[ProcInfo]:
+        """Return the living processes of all children."""
+        table = procfs.scan()
+        with self._lock:
+            children = [*self._running.values(), *self._ended]
+        found = {info.key: info for child in children for info in self.members(child, table) if info.alive}
+        return list(found.values())
 
     # --- whose process is it ------------------------------------------------------------------------------------------
 
@@ -296,7 +289,7 @@ class Supervisor:
         """
         if self.subreaper or os.getpid() == 1:
             return [i for i in table.children(os.getpid()) if i.pid not in known and i.session != self._session]
-        return [i for i in table if i.pid not in known and i.session != self._session and _own_user(i.pid)]
+        return [i for i in table if i.pid not in known and i.session != self._session and own_user(i.pid)]
 
     def _owner(self, orphan: ProcInfo, candidates: Sequence[Child]) -> Child | None:
         """Return the Child that ``orphan`` descends from: by session, earlier look, marker, else by reason."""
@@ -317,7 +310,7 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Collect ended children for ever; blocked in the kernel while there is nothing to do."""
-        pause = 0.01
+        foreign, since = 0, 0.0
         while not self._closed:
             try:
                 result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
@@ -326,17 +319,21 @@ class Supervisor:
                 continue
             if result is None or self._closed:
                 continue
-            if self._collect(result.si_pid):
-                pause = 0.01
+            if result.si_pid != foreign:
+                foreign, since = result.si_pid, time.monotonic()
+            waited = time.monotonic() - since
+            if self._collect(foreign, even_foreign=waited > _FOREIGN_PATIENCE):
+                foreign = 0
                 continue
-            # Somebody else's child has ended and is not collected yet: it must not hide ours.
-            with self._lock:
-                running = list(self._running)
-            for pid in running:
-                self._collect(pid)
+            self._collect_beside(foreign)
             with self._changed:
-                self._changed.wait(pause)
-            pause = min(pause * 2, 1.0)
+                self._changed.wait(min(0.01 + waited / 10, 0.25))
+
+    def _collect_beside(self, foreign: int) -> None:
+        """Collect ours while somebody else's ended child, not collected yet, stands in front of them."""
+        for info in procfs.scan().children(os.getpid()):
+            if not info.alive and info.pid != foreign:
+                self._collect(info.pid)
 
     def _wait_for_work(self) -> None:
         """Block until there is a child again."""
@@ -347,7 +344,7 @@ class Supervisor:
                 # As process 1 we are handed strangers' orphans at any time: look after them now and then.
                 self._changed.wait(30.0 if os.getpid() == 1 else None)
                 return
-            if _has_children():
+            if has_children():
                 return
             stolen = list(self._running.values())
             self._running.clear()
@@ -356,13 +353,16 @@ class Supervisor:
             logger.error("exit status of process %d was taken by other code in the pilot: reported as 255", child.pid)
             child.finish(ExitStatus(255, 0, 0.0, 0.0, 0))
 
-    def _collect(self, pid: int) -> bool:
-        """Collect ``pid`` if it has ended and is ours; False when it is left alone."""
+    def _collect(self, pid: int, *, even_foreign: bool = False) -> bool:
+        """Collect ``pid`` if it has ended and is ours, or was here before us; False when it is left alone."""
         with self._lock:
             child = self._running.get(pid)
             info = None if child is not None else procfs.read_process(pid)
-            if child is None and (info is None or info.session == self._session):
-                return info is None
+            if child is None and info is None:
+                return True
+            is_foreign = info is not None and info.session == self._session and info.key not in self._inherited
+            if is_foreign and not even_foreign:
+                return False
             candidates = [*self._running.values(), *self._ended]
         owner = self._owner(info, candidates) if info is not None else None
         with self._lock:
@@ -381,43 +381,3 @@ class Supervisor:
         if child is not None:
             child.finish(ExitStatus.from_wait(status, usage))
         return True
-
-
-def _become_subreaper() -> bool:
-    """Ask the kernel to hand orphaned descendants to this process; False (and a line in the log) when it cannot."""
-    try:
-        import ctypes
-
-        library = ctypes.CDLL(None, use_errno=True)
-        if library.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0:
-            return True
-        reason = os.strerror(ctypes.get_errno())
-    except (ImportError, OSError, AttributeError) as error:
-        reason = str(error)
-    logger.warning("cannot become subreaper (%s): daemons of a payload are found by session and marker only", reason)
-    return False
-
-
-def _has_children() -> bool:
-    """True when this process has children already."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-    except ChildProcessError:
-        return False
-    return True
-
-
-def _own_user(pid: int) -> bool:
-    """True when the process belongs to the user of the pilot."""
-    try:
-        return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
-    except OSError:
-        return False
-
-
-def signal_name(number: int) -> str:
-    """Return ``SIGKILL`` for 9, ``signal 40`` for a number without a name."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -135,3 +136,17 @@ def test_maximum_memory_is_that_of_the_biggest_descendant(supervisor: Supervisor
     status = bash(supervisor, tmp_path, "python3 -c 'x = bytearray(120 << 20)'; exit 0").wait(30)
     assert status is not None
     assert status.max_rss_kb > 120 * 1024
+
+
+def test_an_uncollected_foreign_child_does_not_hide_our_orphans(supervisor: Supervisor, tmp_path: Path) -> None:
+    foreign = subprocess.Popen(["/bin/true"])
+    os.waitid(os.P_PID, foreign.pid, os.WEXITED | os.WNOWAIT)
+    # sleep becomes an orphan, and ends after its parent.
+    child = bash(supervisor, tmp_path, "sleep 0.2 & exit 3")
+    assert child.wait(20).code == 3  # type: ignore[union-attr]
+    for info in child.descendants():
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, info.pid, os.WEXITED | os.WNOWAIT)
+    supervisor.settle(child)
+    assert not [info for info in procfs.scan().children(os.getpid()) if info.session == child.session]
+    assert foreign.wait() == 0

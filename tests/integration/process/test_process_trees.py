@@ -26,8 +26,8 @@ status = child.wait(30)
 pid = number_in("daemon.pid")
 members = [info.pid for info in child.descendants()]
 report = child.kill_tree(0.1)
-answer(code=status.code, found=pid in members, alive=alive(pid), killed=report.killed, left=report.left, own=os.getpid(),
-       sid=os.getsid(0))
+answer(code=status.code, found=pid in members, alive=alive(pid), killed=report.killed, left=report.left,
+       own=os.getpid(), sid=os.getsid(0))
 supervisor.close()
 """
 
@@ -134,7 +134,7 @@ def test_a_strangers_process_below_process_one_survives(drive: Drive, tmp_path: 
 def test_without_a_subreaper_the_daemon_is_found_by_its_marker(drive: Drive) -> None:
     body = """
 import pilot.payload.process as process
-process._become_subreaper = lambda: False
+process.become_subreaper = lambda: False
 supervisor = Supervisor()
 supervisor.start()
 child = bash(supervisor, "python3 daemon.py; exit 2")
@@ -285,7 +285,8 @@ supervisor.start()
 burn = "import os,time\\nwhile time.process_time() < 0.6: pass\\nopen('%s','w').write(str(sum(os.times()[:2])))"
 (HERE / "a.py").write_text(burn % "a.cpu")
 (HERE / "b.py").write_text(burn % "b.cpu")
-child = bash(supervisor, "python3 daemon.py 0.6; python3 a.py & python3 b.py; wait; while [ ! -s daemon.cpu ]; do sleep 0.05; done")
+line = "python3 daemon.py 0.6; python3 a.py & python3 b.py; wait; while [ ! -s daemon.cpu ]; do sleep 0.05; done"
+child = bash(supervisor, line)
 samples = []
 while child.wait(0.3) is None:
     samples.append(child.live_cpu_seconds())
@@ -293,7 +294,8 @@ supervisor.settle(child)
 until(lambda: not alive(number_in("daemon.pid")), "the daemon's end")
 supervisor.settle(child)
 burnt = sum(float((HERE / name).read_text()) for name in ("a.cpu", "b.cpu", "daemon.cpu"))
-answer(burnt=burnt, counted=child.cpu_seconds, live=child.live_cpu_seconds(), samples=samples, orphans=child.orphan_seconds)
+answer(burnt=burnt, counted=child.cpu_seconds, live=child.live_cpu_seconds(), samples=samples,
+       orphans=child.orphan_seconds)
 supervisor.close()
 """
     result = drive(body)

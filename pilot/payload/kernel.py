@@ -1,0 +1,67 @@
+"""What the kernel tells of and does for child processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True)
+class ExitStatus:
+    """How a process ended.
+
+    ``code`` is 0..255 or 128 + n for signal n (``signal`` is n then, else 0); ``user`` and ``system`` are CPU seconds
+    of the process and of the descendants waited for. ``max_rss_kb`` (kB) is the largest of them, and at least the
+    pilot's own size (the kernel counts the moment between fork and exec).
+    """
+
+    code: int
+    signal: int
+    user: float
+    system: float
+    max_rss_kb: int
+
+    @classmethod
+    def from_wait(cls, status: int, usage: object) -> ExitStatus:
+        """Build from the results of ``os.wait4``."""
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        code = 128 + number if number else os.WEXITSTATUS(status)
+        user, system, rss = (getattr(usage, name) for name in ("ru_utime", "ru_stime", "ru_maxrss"))
+        return cls(code, number, float(user), float(system), int(rss))
+
+
+def become_subreaper() -> bool:
+    """Ask the kernel to hand orphaned descendants to this process; False (and a line in the log) when it cannot."""
+    try:
+        import ctypes
+
+        library = ctypes.CDLL(None, use_errno=True)
+        if library.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0:
+            return True
+        reason = os.strerror(ctypes.get_errno())
+    except (ImportError, OSError, AttributeError) as error:
+        reason = str(error)
+    logger.warning("cannot become subreaper (%s): daemons of a payload are found by session and marker only", reason)
+    return False
+
+
+def has_children() -> bool:
+    """True when this process has children already."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def own_user(pid: int) -> bool:
+    """True when the process belongs to the user of the pilot."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+    except OSError:
+        return False
