@@ -68,6 +68,13 @@ def _run(argv: Optional[Sequence[str]]) -> int:
         from pilot.workflow import start
 
         return start.run(options, settings)
+    try:
+        return _command(options, settings)
+    except BrokenPipeError:  # pilot.py --status | head: the reader has seen enough
+        return 0
+
+
+def _command(options: Options, settings: Settings) -> int:
     from pilot.workflow import commands
 
     if options.recover is not None:

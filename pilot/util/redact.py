@@ -181,7 +181,10 @@ class RedactingFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Replace message and arguments by the masked text when there is something to mask; always True."""
-        message = record.getMessage()
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError, KeyError):  # arguments that do not fit; the formatter will show them
+            message = f"{record.msg!r} {record.args!r}"
         masked = redact(message)
         if masked is not message and masked != message:
             record.msg, record.args = masked, ()

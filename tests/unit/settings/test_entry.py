@@ -12,6 +12,7 @@ import pytest
 
 from pilot import cli
 from pilot.common.exception import MiddlewareImportFailure, QueuedataFailure
+from pilot.settings import all_keys
 from pilot.version import PILOT_VERSION
 
 ROOT = Path(__file__).parents[3]
@@ -106,3 +107,31 @@ def test_experiment_settings_are_found_by_name(tmp_path, monkeypatch):
     target.write_text("pilot: {heartbeat: 5}\n")
     assert cli.experiment_settings_file("Rubin") == target
     assert cli.experiment_settings_file("") is None
+
+
+def test_reader_of_a_command_may_leave_early(monkeypatch, capsys):
+    def broken(options, settings):
+        raise BrokenPipeError()
+    monkeypatch.setattr(cli, "_command", broken)
+    assert cli.main(["--status"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_reference_of_settings_is_generated_from_the_code(tmp_path):
+    target = tmp_path / "settings.md"
+    subprocess.run([sys.executable, str(ROOT / "docs" / "generate_settings.py"), str(target)], check=True)
+    text = target.read_text()
+    for key, item in all_keys():
+        assert f"| `{key.partition('.')[2]}` |" in text
+        assert item.metadata["doc"].replace("|", "\\|").replace("<", "&lt;") in text
+    assert "--harvester-submit-mode" in text
+
+
+def test_package_takes_version_and_data_from_the_single_source():
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["name"] == "panda-pilot"
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"file": "PILOTVERSION"}
+    assert project["project"]["scripts"] == {"panda-pilot": "pilot.cli:main"}
+    assert set(project["project"]["optional-dependencies"]) == {
+        "rucio", "gfal", "xrootd", "s3", "gs", "logging", "test", "docs", "sandbox"}

@@ -153,3 +153,9 @@ def test_filter_masks_arguments_and_exception_text():
 ])
 def test_hostile_text_does_not_take_long(text):
     redact(text)  # pytest-timeout is the limit: quadratic behaviour takes minutes
+
+
+def test_filter_survives_arguments_that_do_not_fit():
+    record = logging.LogRecord("n", logging.INFO, "f", 1, "%d", (f"token={W}",), None)
+    assert RedactingFilter().filter(record)
+    assert W not in record.getMessage()
