@@ -10,7 +10,11 @@ if sys.version_info < (3, 9):
     )
     sys.exit(76)
 
-from pilot.cli import main
+try:
+    from pilot.cli import main
+except ImportError as exc:
+    sys.stderr.write("pilot.py: the pilot is not complete or its Python (%s) is not: %s\n" % (sys.executable, exc))
+    sys.exit(76)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -93,7 +93,11 @@ def experiment_settings_file(pilot_user: str) -> Optional[Path]:
 
 
 def _internal_error(exc: BaseException) -> int:
-    _complain(f"unexpected {type(exc).__name__}: {exc}", exc)
+    frame = exc.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    place = f" (at {Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno})" if frame else ""
+    _complain(f"unexpected {type(exc).__name__}: {exc}{place}", exc)
     return shell_exit_code(ErrorCodes.UNKNOWNEXCEPTION)
 
 
