@@ -12,9 +12,8 @@ import logging
 import queue
 import signal
 import time
-from dataclasses import dataclass
 from types import FrameType
-from typing import Optional, Union
+from typing import NamedTuple, Optional, Union
 
 from pilot.common.errorcodes import SIGNAL_CODES
 from pilot.util.cancel import CancelToken
@@ -27,8 +26,7 @@ _ENDING_SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGXCPU", "SIGUSR1", "SIGSEG
 _HARMLESS_SIGNALS = ("SIGCONT", "SIGUSR2")
 
 
-@dataclass(frozen=True)
-class StopReason:
+class StopReason(NamedTuple):
     """Why the pilot ends.
 
     ``code``: pilot error code for the jobs that are still on the road (0: none is aborted); ``exit_code``: pilot error
@@ -41,15 +39,13 @@ class StopReason:
     signum: int = 0
 
 
-@dataclass(frozen=True)
-class SignalArrived:
+class SignalArrived(NamedTuple):
     """A signal has arrived (posted by the handler)."""
 
     signum: int
 
 
-@dataclass(frozen=True)
-class WorkDone:
+class WorkDone(NamedTuple):
     """The road is empty and no more jobs will come."""
 
 
