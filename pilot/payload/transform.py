@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -143,7 +143,7 @@ def make_executable(path: Path) -> None:
 
 def _copy_from_harvester(source: Path, workdir: Path, name: str) -> None:
     """Copy the transform and the job options archives that Harvester has prepared."""
-    candidates = [Path(item) for item in sorted(glob(f"{glob_escape(source)}/jobO.*.tar.gz"))]
+    candidates = [Path(item) for item in sorted(glob(f"{escape(str(source))}/jobO.*.tar.gz"))]
     for item in [*candidates, source / name]:
         target = workdir / item.name
         if item.is_file() and not target.exists():
@@ -151,13 +151,6 @@ def _copy_from_harvester(source: Path, workdir: Path, name: str) -> None:
                 shutil.copyfile(item, target)
             except OSError as error:
                 raise TrfDownloadFailure(f"cannot copy {item} to the work directory: {error.strerror}") from None
-
-
-def glob_escape(path: Path) -> str:
-    """Return a path in which no character is a wild card."""
-    from glob import escape
-
-    return escape(str(path))
 
 
 def _download(url: str, fetch: Fetch, token: CancelToken) -> bytes:
