@@ -228,7 +228,8 @@ def failure_of(exc: OSError, transfer: Transfer, target: Path | None = None) -> 
     """
     inward = transfer.direction is Direction.IN
     where = exc.filename or transfer.local
-    text = f"{transfer.lfn}: {exc.strerror or exc}: {where}"
+    both = f"{where} -> {exc.filename2}" if exc.filename2 else where  # rename and symlink name two files
+    text = f"{transfer.lfn}: {exc.strerror or exc}: {both}"
     if exc.errno in _NO_SPACE:
         return TransferFailure(
             f"{text} (free: {_free(target or Path(str(where)))})", code=1098 if inward else 1333, state="NO_SPACE"

@@ -295,15 +295,11 @@ def path_of_url(url: str) -> Path:
         TransferFailure: 1341, another scheme or host: this tool reaches mounted file systems only.
     """
     scheme, _, rest = url.partition(":")
-    if scheme == "file":
-        if rest.startswith("//"):
-            host, slash, path = rest[2:].partition("/")
-            if host in ("", "localhost"):
-                rest = slash + path
-        if rest.startswith("/") and not rest.startswith("//") and ".." not in rest.split("/"):
-            return Path(rest)
-        if rest.startswith("//") and ".." not in rest.split("/"):
-            return Path("/" + rest.lstrip("/"))
+    if rest.startswith("//"):
+        host, _, path = rest[2:].partition("/")
+        rest = f"/{path}" if host in ("", "localhost") else ""
+    if scheme == "file" and rest.startswith("/") and ".." not in rest.split("/"):
+        return Path("/" + rest.lstrip("/"))
     raise TransferFailure(f"bad queue configuration - mv cannot reach {url!r}, it needs a file:// URL", code=1341)
 
 

@@ -16,7 +16,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Iterable, Iterator
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 
 from pilot.util.cancel import CancelToken
 from pilot.util.checksum import Digest, Progress, open_regular
@@ -196,9 +196,8 @@ def _copy_in_two_threads(
             count = _read(reader, view, token, names[0])
             if not count:
                 return total
-            full.put((view, count))
+            full.put((view, count))  # comes back through ``free`` when it is summed; written it is before we look there
             _write(writer, view[:count], names[1])
-            free.put(view)
             total += count
             if progress is not None:
                 progress(count)
@@ -296,7 +295,7 @@ def _sendfile(reader: int, writer: int, offset: int, count: int) -> int:
 
 
 def _kernel_loop(
-    kernel_copy: object,
+    kernel_copy: Callable[[int, int, int, int], int],
     reader: int,
     writer: int,
     done: int,
@@ -306,12 +305,11 @@ def _kernel_loop(
     target: str,
 ) -> int:
     """Copy from ``done`` on until the end, or until the kernel refuses; returns the new position."""
-    assert callable(kernel_copy)
     while done < size:
         if token is not None:
             token.check()
         try:
-            count = int(kernel_copy(reader, writer, done, min(KERNEL_CHUNK, size - done)))
+            count = kernel_copy(reader, writer, done, min(KERNEL_CHUNK, size - done))
         except OSError as exc:
             if exc.errno in _NOT_THIS_WAY:
                 return done

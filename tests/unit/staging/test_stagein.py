@@ -97,7 +97,8 @@ def test_a_missing_input_names_the_places_and_the_others_still_arrive(site: Any)
     assert [spec.status for spec in site.job.indata] == ["transferred", "failed", "transferred"]
     assert missing.status_code == 1331
     assert not (site.workdir / "PoolFileCatalog.xml").exists()
-    assert sorted((record.lfn, record.code) for record in site.records) == [("good1", 0), ("good2", 0), ("missing", 1331)]
+    codes = {record.lfn: record.code for record in site.records}
+    assert codes == {"good1": 0, "good2": 0, "missing": 1331}
 
 
 def test_loops_of_links_and_directories_are_missing_inputs(site: Any) -> None:
@@ -178,9 +179,8 @@ def test_the_next_tool_gets_only_what_is_left(site: Any) -> None:
     site.input("linked", b"1")
     site.input("bad", b"2", filesize=7)
     failure(site, site.context({"acopytools": {"default": ["ln", "cp"]}}))
-    assert [(record.lfn, record.tool) for record in site.records] == [("linked", "ln"), ("bad", "ln"), ("bad", "cp")] or [
-        (record.lfn, record.tool) for record in sorted(site.records, key=lambda item: (item.tool, item.lfn))
-    ] == [("bad", "cp"), ("bad", "ln"), ("linked", "ln")]
+    tried = sorted((record.tool, record.lfn) for record in site.records)
+    assert tried == [("cp", "bad"), ("ln", "bad"), ("ln", "linked")]
 
 
 def test_aliases_choose_the_kind_of_copy(site: Any) -> None:

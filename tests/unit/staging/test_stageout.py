@@ -14,15 +14,11 @@ from pilot.staging.stageout import stage_out
 from pilot.util.cancel import CancelToken
 from tests.unit.staging.conftest import adler32
 
-DISK = StorageData.from_raw(
-    "LOCAL_DISK",
-    {
-        "name": "LOCAL_DISK",
-        "id": 1,
-        "is_deterministic": True,
-        "arprotocols": {"write_lan": [{"endpoint": "file://localhost", "path": "/data/rucio", "flavour": "P", "id": 1}]},
-    },
-)
+
+def disk_at(name: str, path: str) -> StorageData:
+    """An endpoint on a mounted file system."""
+    protocol = {"endpoint": "file://localhost", "path": path, "flavour": "POSIX", "id": 7}
+    return StorageData.from_raw(name, {"id": 1, "is_deterministic": True, "arprotocols": {"write_lan": [protocol]}})
 
 
 def store(site: Any, context: Any, *, log: bool = False) -> None:
@@ -82,7 +78,7 @@ def test_output_list_grows_and_a_second_delivery_replaces_its_line(site: Any) ->
     site.output("a", b"again")
     store(site, site.context())
     lines = (site.home / "output.list").read_text().splitlines()
-    assert [line.split()[0] for line in lines] == ["b", "a"] or [line.split()[0] for line in lines] == ["a", "b"]
+    assert sorted(line.split()[0] for line in lines) == ["a", "b"]
     assert (site.home / "a").read_bytes() == b"again"
 
 
@@ -134,18 +130,11 @@ def test_output_dir_is_overwritten(site: Any, tmp_path: Path) -> None:
 
 def test_final_destination_uses_the_storage_layout(site: Any, tmp_path: Path) -> None:
     prefix = str(tmp_path / "rucio")
-    disk = StorageData.from_raw(
-        "LOCAL_DISK",
-        {
-            "is_deterministic": True,
-            "arprotocols": {"write_lan": [{"endpoint": "file://localhost", "path": prefix, "id": 7}]},
-        },
-    )
     spec = site.output("x.root", b"stored", scope="user.jdoe")
     context = site.context(
         {"catchall": "mv_final_destination", "astorages": {"write_lan": ["LOCAL_DISK"], "read_lan": ["LOCAL_DISK"]}}
     )
-    context.storage = lambda _names: {"LOCAL_DISK": disk}
+    context.storage = lambda _names: {"LOCAL_DISK": disk_at("LOCAL_DISK", prefix)}
     store(site, context)
     assert (tmp_path / "rucio/user/jdoe/7f/01/x.root").read_bytes() == b"stored"
     assert spec.turl == f"file://localhost{prefix}/user/jdoe/7f/01/x.root"
@@ -157,11 +146,8 @@ def test_final_destination_never_overwrites(site: Any, tmp_path: Path) -> None:
     place.mkdir(parents=True)
     (place / "x.root").write_bytes(b"precious")
     site.output("x.root", b"other", scope="user.jdoe")
-    disk = StorageData.from_raw(
-        "D", {"is_deterministic": True, "arprotocols": {"write_lan": [{"endpoint": "file://", "path": str(tmp_path)}]}}
-    )
     context = site.context({"catchall": "mv_final_destination", "astorages": {"w": ["D"], "read_lan": ["D"]}})
-    context.storage = lambda _names: {"D": disk}
+    context.storage = lambda _names: {"D": disk_at("D", str(tmp_path))}
     assert failure(site, context).code == 1221
     assert (place / "x.root").read_bytes() == b"precious"
 
@@ -169,11 +155,12 @@ def test_final_destination_never_overwrites(site: Any, tmp_path: Path) -> None:
 def test_an_arc_queue_with_storages_names_the_storage_url_but_leaves_the_file_for_arc(site: Any) -> None:
     spec = site.output("x.root", scope="user.jdoe")
     context = site.context({"astorages": {"write_lan": ["LOCAL_DISK"], "read_lan": ["LOCAL_DISK"]}})
-    context.storage = lambda _names: {"LOCAL_DISK": DISK}
+    context.storage = lambda _names: {"LOCAL_DISK": disk_at("LOCAL_DISK", "/data/rucio")}
     store(site, context)
     assert spec.surl == "file://localhost/data/rucio/user/jdoe/7f/01/x.root"
     assert (site.home / "x.root").exists()
-    assert (site.home / "output.list").read_text().startswith("x.root file://localhost/data/rucio/user/jdoe/7f/01/x.root:")
+    line = (site.home / "output.list").read_text()
+    assert line.startswith("x.root file://localhost/data/rucio/user/jdoe/7f/01/x.root:checksumtype=adler32:")
 
 
 def test_a_queue_with_storages_but_no_endpoint_data_still_stores_locally(site: Any) -> None:
@@ -202,14 +189,12 @@ def test_no_storages_and_no_local_tool_is_no_storage(site: Any) -> None:
 
 def test_a_second_pass_goes_to_the_alternative_endpoint(site: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way of a directory")
-    first = {"is_deterministic": True, "arprotocols": {"write_lan": [{"endpoint": "file://", "path": f"{tmp_path}/file/x"}]}}
-    second = {"is_deterministic": True, "arprotocols": {"write_lan": [{"endpoint": "file://", "path": f"{tmp_path}/two"}]}}
     spec = site.output("x.root", scope="user.jdoe")
     site.job.altstageout = True
     context = site.context(
         {"catchall": "mv_final_destination", "astorages": {"write_lan": ["ONE", "TWO"], "read_lan": ["ONE", "TWO"]}}
     )
-    disks = {"ONE": StorageData.from_raw("ONE", first), "TWO": StorageData.from_raw("TWO", second)}
+    disks = {"ONE": disk_at("ONE", f"{tmp_path}/file/x"), "TWO": disk_at("TWO", f"{tmp_path}/two")}
     context.storage = lambda _names: disks
     store(site, context)
     assert (spec.status, spec.ddmendpoint, spec.is_altstaged) == ("transferred", "TWO", True)
@@ -219,7 +204,6 @@ def test_a_second_pass_goes_to_the_alternative_endpoint(site: Any, tmp_path: Pat
 
 def test_the_queue_can_forbid_the_second_pass(site: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way of a directory")
-    disk = {"is_deterministic": True, "arprotocols": {"write_lan": [{"endpoint": "file://", "path": f"{tmp_path}/file/x"}]}}
     spec = site.output("x.root")
     site.job.altstageout = True
     context = site.context(
@@ -229,7 +213,7 @@ def test_the_queue_can_forbid_the_second_pass(site: Any, tmp_path: Path) -> None
             "astorages": {"write_lan": ["ONE", "TWO"], "read_lan": ["ONE", "TWO"]},
         }
     )
-    context.storage = lambda names: {name: StorageData.from_raw(name, disk) for name in names}
+    context.storage = lambda names: {name: disk_at(name, f"{tmp_path}/file/x") for name in names}
     assert failure(site, context).code == 1199
     assert spec.ddmendpoint == "ONE"
 
