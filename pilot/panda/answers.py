@@ -169,6 +169,14 @@ def status_code_of(values: Mapping[str, object]) -> int | None:
         return None
 
 
+def integer_of(value: object, what: str) -> int:
+    """Return the integer, sent as a number or a text; raises TransportError."""
+    try:
+        return int(str(value))
+    except ValueError:
+        raise TransportError(f"{what}: a number was expected: {excerpt(str(value))}") from None
+
+
 def unreadable(reply: Reply, what: str) -> TransportError:
     """Return the error for an answer that nobody can read."""
     return TransportError(f"{what}: HTTP {reply.status}, unreadable answer: {excerpt(reply.text)}", status=reply.status)

@@ -94,7 +94,10 @@ class ApiV1:
         envelope = self._success(self._get("pilot/get_job_status", [("job_ids", i) for i in ids]), "get_job_status")
         items = envelope.data if isinstance(envelope.data, list) else []
         return {
-            str(item.get("job_id")): (str(item.get("status")), int(item.get("attempt_number") or 0))
+            str(item.get("job_id")): (
+                str(item.get("status")),
+                answers.integer_of(item.get("attempt_number") or 0, "get_job_status"),
+            )
             for item in items
             if isinstance(item, dict)
         }
@@ -195,7 +198,7 @@ class ApiV1:
         data = self._success(
             self._get("event/get_available_event_range_count", params), "get_available_event_range_count"
         ).data
-        return int(str(data))
+        return answers.integer_of(data, "get_available_event_range_count")
 
     def event_range_statuses(self, ids: Sequence[Mapping[str, int]]) -> dict[str, dict[str, dict[str, object]]]:
         """Return status, error and dialog per range and PandaID; ``ids`` has task_id and panda_id."""

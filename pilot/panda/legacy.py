@@ -195,7 +195,7 @@ class Legacy:
     def event_range_count(self, job_id: str, jobset_id: str, task_id: str) -> int:
         """Return how many event ranges wait."""
         values = self._checked("checkEventsAvailability", {"pandaID": job_id, "jobsetID": jobset_id, "taskID": task_id})
-        return int(str(values.get("nEventRanges", 0)))
+        return answers.integer_of(values.get("nEventRanges"), "checkEventsAvailability")
 
     def event_range_statuses(self, ids: Sequence[Mapping[str, int]]) -> dict[str, dict[str, dict[str, object]]]:
         """Return status, error and dialog per range and PandaID; ``ids`` has task_id and panda_id."""

@@ -114,6 +114,10 @@ class PandaServer:
         """End the requests in flight at once; their callers get a TransportError."""
         self._transport.break_off(reason)
 
+    def close(self) -> None:
+        """Close the connections of the calling thread."""
+        self._transport.close()
+
     # --- jobs --------------------------------------------------------------------------------------------------------
 
     def acquire_jobs(self, request: JobRequest) -> JobAnswer:

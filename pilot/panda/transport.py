@@ -104,6 +104,10 @@ class Transport:
         for exchange in exchanges:
             exchange.break_off(reason)
 
+    def close(self) -> None:
+        """Close the connections of the calling thread; those of other threads go with their threads."""
+        self._drop_session()
+
     def get(self, path: str, params: Params = ()) -> Reply:
         """Send a GET; raises TransportError. A GET carries no Content-Type: legacy would parse the empty body."""
         return self._exchange("GET", path, params, None, {})
@@ -176,11 +180,13 @@ class Transport:
                 cert=self._client_certificate(),
             ) as response:
                 raw = _read_all(response)
+                framed = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
         finally:
             timer.cancel()
             with self._lock:
                 self._in_flight.discard(exchange)
-        if exchange.broken_off:
+        if exchange.broken_off and not framed:
+            # Without Content-Length or chunks the end of the connection is the end of the answer: it may be cut.
             raise TransportError(exchange.broken_off)
         return _decoded(response.status_code, raw)
 
