@@ -63,10 +63,14 @@ class SourceConfig:
     """Operator's override of the queue's copytools."""
     timeout: float = 20.0
     """s for one fetch."""
-    budget: float = 120.0
-    """s that retries may take altogether when no source gives anything (start-up)."""
+    budget: float = 600.0
+    """s that retries may take altogether when no source has the queue: setting ``server.start_patience``."""
+    endpoints_budget: float = 120.0
+    """The same for the endpoints, s: a job waits for them."""
     retry_base: float = 1.0
-    """s before the first retry."""
+    """s before the first retry: setting ``server.retry_base``."""
+    retry_cap: float = 15.0
+    """s, the longest pause between retries: 15, or setting ``server.retry_max`` where that is less."""
 
     @classmethod
     def from_settings(
@@ -81,7 +85,7 @@ class SourceConfig:
         """Collect the configuration.
 
         Args:
-            settings: section ``information``.
+            settings: sections ``information`` and ``server``.
             options: command line.
             environ: QUEUEDATA_SERVER_URL, STORAGEDATA_SERVER_URL (for API users; the options win), ATLAS_SW_BASE,
                 LOCAL_AGIS_SCHEDCONF, PILOT_HOME, PILOT_SOURCE_DIR, PILOT_WORK_DIR, PILOT_QUEUE.
@@ -117,6 +121,10 @@ class SourceConfig:
             local_schedconf=env.get("LOCAL_AGIS_SCHEDCONF", ""),
             sw_base=env.get("ATLAS_SW_BASE") or "/cvmfs",
             acopytools=info.acopytools or {},
+            budget=settings.server.start_patience,
+            endpoints_budget=min(120.0, settings.server.start_patience),
+            retry_base=max(settings.server.retry_base, 0.01),
+            retry_cap=max(min(15.0, settings.server.retry_max), 0.01),
         )
 
     def queuedata_urls(self, queue: str) -> tuple[str, ...]:
@@ -129,6 +137,14 @@ class SourceConfig:
         if self.queuedata_url:
             urls.append(self.queuedata_url)
         return tuple(dict.fromkeys(self.fill(url, queue) for url in urls))
+
+    def awaited_urls(self, queue: str) -> tuple[str, ...]:
+        """Return those of ``queuedata_urls`` that the operator named: the option, else the server of ``--url``.
+
+        A pilot cannot work without that server, so one that is down is worth waiting for; the built-in addresses of
+        one experiment are not.
+        """
+        return self.queuedata_urls(queue)[:1] if self.queuedata_option_url or self.server_base else ()
 
     @staticmethod
     def fill(url: str, queue: str) -> str:

@@ -160,7 +160,7 @@ class InfoService:
 
     def _load(self, name: str, *, primary: bool, rounds: bool) -> _Queue:
         config = self._sources_config()
-        loader = self._loader(config)
+        loader = self._loader(config, config.budget)
         accept = partial(pick_queue, queue=name)
         try:
             master = loader.first(
@@ -236,7 +236,7 @@ class InfoService:
         with self._lock:
             if self._endpoints is None:
                 config = self._sources_config()
-                self._endpoints = Endpoints(config, self._loader(config))
+                self._endpoints = Endpoints(config, self._loader(config, config.endpoints_budget))
             return self._endpoints
 
     @property
@@ -312,10 +312,10 @@ class InfoService:
             self._config = SourceConfig.from_settings(default_settings())
         return self._config
 
-    def _loader(self, config: SourceConfig) -> Loader:
+    def _loader(self, config: SourceConfig, budget: float) -> Loader:
         return Loader(
-            self._fetcher, self._token, budget=config.budget, timeout=config.timeout, retry_base=config.retry_base
-        )
+            self._fetcher, self._token, budget=budget, timeout=config.timeout, retry_base=config.retry_base,
+            retry_cap=config.retry_cap)
 
 
 def _pretty(record: RawRecord) -> bytes:

@@ -156,6 +156,8 @@ class Source:
     max_age: float = 0.0
     """s that the cache file is used without asking; 0 = always ask first."""
     tries: int = 1
+    awaited: frozenset[str] = frozenset()
+    """URLs of servers without which the pilot can do nothing: one that nobody listens at is waited for."""
     missing: str = "nothing there"
     """Reason to give when there is no URL at all."""
 
@@ -169,16 +171,25 @@ class Loader:
         budget: s that retries may take altogether, if no source gives anything.
         timeout: s for one fetch.
         retry_base: s before the first retry; doubles each time, with jitter.
+        retry_cap: s, the longest of these pauses (before jitter).
     """
 
     def __init__(
-        self, fetcher: Fetcher, token: CancelToken, *, budget: float, timeout: float = 20.0, retry_base: float = 1.0
+        self,
+        fetcher: Fetcher,
+        token: CancelToken,
+        *,
+        budget: float,
+        timeout: float = 20.0,
+        retry_base: float = 1.0,
+        retry_cap: float = _RETRY_CAP,
     ) -> None:
         self._fetcher = fetcher
         self._token = token
         self._budget = budget
         self._timeout = timeout
         self._retry_base = retry_base
+        self._retry_cap = retry_cap
 
     def first(
         self,
@@ -195,7 +206,7 @@ class Loader:
             accept: turns parsed JSON into a value, or raises ContentError.
             render: what to keep in the cache file; default is the content as it came.
             rounds: if no source gives anything and one of the failures was of the kind that passes (time-out, HTTP 5xx,
-                reset), ask those again until the budget is used up.
+                reset, an awaited server that is down), ask those again until the budget is used up.
 
         Raises:
             AllSourcesFailed: with one reason per source.
@@ -204,16 +215,20 @@ class Loader:
         deadline = time.monotonic() + self._budget
         failures: dict[str, SourceFailure] = {}
         pending = list(sources)
-        for turn in range(1000):
+        turn = 0
+        while True:
+            turn += 1
             for source in pending:
                 try:
                     return self._load(source, accept, render, deadline)
                 except SourceFailure as failure:
                     level = logging.INFO if source.name == "LOCAL" and not failure.invalid else logging.WARNING
-                    logger.log(level, "%s", failure)
+                    # later rounds have one line each, at their end
+                    logger.log(level if turn == 1 else logging.DEBUG, "%s", failure)
                     failures[source.name] = failure
             pending = [source for source in pending if failures[source.name].transient]
-            if not pending or not rounds or not self._pause(turn + 1, deadline):
+            why = "; ".join(str(failures[source.name]) for source in pending)
+            if not pending or not rounds or not self._pause(turn, deadline, why):
                 break
         raise AllSourcesFailed(tuple(failures.values()))
 
@@ -234,7 +249,7 @@ class Loader:
                 value = accept(parse_object(content))
             except FetchError as error:
                 reasons.append(str(error.detail))
-                transient = transient or error.transient
+                transient = transient or error.transient or (error.unreachable and url in source.awaited)
             except ContentError as error:
                 reasons.append(f"{url}: {error}")
                 invalid = invalid or error.invalid
@@ -266,12 +281,15 @@ class Loader:
                     raise
         raise FetchError(url, "was not tried")
 
-    def _pause(self, attempt: int, deadline: float) -> bool:
+    def _pause(self, attempt: int, deadline: float, why: str = "") -> bool:
         """Wait before a retry: exponential with jitter; False when the deadline would pass before."""
         jitter = 0.5 + int.from_bytes(os.urandom(2), "big") / 65536.0
-        seconds = min(_RETRY_CAP, self._retry_base * 2.0 ** min(attempt - 1, 10)) * jitter
-        if time.monotonic() + seconds >= deadline:
+        seconds = min(self._retry_cap, self._retry_base * 2.0 ** min(attempt - 1, 10)) * jitter
+        left = deadline - time.monotonic()
+        if seconds >= left:
             return False
+        if why:
+            logger.warning("round %d: %s; next round in %.1f s, %.0f s of patience left", attempt, why, seconds, left)
         self._token.wait(seconds)
         self._token.check()
         return True
@@ -328,10 +346,12 @@ def queue_sources(config: SourceConfig, queue: str, *, cached: bool = True) -> l
     local = _preplaced(config, config.queuedata_cache)
     panda = config.queuedata_urls(queue)
     from_file = all(is_local(url) for url in panda)
+    awaited = frozenset(config.awaited_urls(queue))
     return [
         Source("LOCAL", local, missing=f"no {config.queuedata_cache} was pre-placed"),
         # a file is as cheap to read as its cached copy, and may have been edited
-        Source("PANDA", panda, cache, 0.0 if from_file else THREE_HOURS, _DOWNLOAD_TRIES, "no URL is configured"),
+        Source("PANDA", panda, cache, 0.0 if from_file else THREE_HOURS, _DOWNLOAD_TRIES, awaited,
+               "no URL is configured"),
         *_remote_queue_sources(config, queue, config.queuedata_cvmfs),
         *_local_schedconf(config, queue),
     ]

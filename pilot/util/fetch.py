@@ -39,17 +39,27 @@ class FetchError(CommunicationFailure):
         transient: True when the same request may succeed a little later (time-out, reset, HTTP 5xx); False for what
             will not go away by itself (no such file, HTTP 404, connection refused, unknown host, bad certificate).
         timed_out: True when the time was used up.
+        unreachable: True when nobody listens (connection refused, unknown host, no route): final, unless it is a server
+            that one has to wait for.
         status: HTTP status, None without an HTTP answer.
     """
 
     def __init__(
-        self, url: str, reason: str, *, transient: bool = False, timed_out: bool = False, status: int | None = None
+        self,
+        url: str,
+        reason: str,
+        *,
+        transient: bool = False,
+        timed_out: bool = False,
+        unreachable: bool = False,
+        status: int | None = None,
     ) -> None:
         super().__init__(f"{url}: {reason}")
         self.url = url
         self.reason = reason
         self.transient = transient
         self.timed_out = timed_out
+        self.unreachable = unreachable
         self.status = status
 
 
@@ -223,13 +233,13 @@ def _http_error(url: str, error: Exception) -> FetchError:
     if "ReadTimeout" in text:  # in the middle of the body requests calls it a ConnectionError
         return FetchError(url, "no further data arrived in time", transient=True, timed_out=True)
     if any(isinstance(item, ConnectionRefusedError) for item in chain) or "Connection refused" in text:
-        return FetchError(url, "connection refused")
+        return FetchError(url, "connection refused", unreachable=True)
     if "NameResolution" in text or "gaierror" in text or "Name or service not known" in text:
-        return FetchError(url, "host name cannot be resolved")
+        return FetchError(url, "host name cannot be resolved", unreachable=True)
     if "SSLError" in text or "CERTIFICATE_VERIFY_FAILED" in text:
         return FetchError(url, f"TLS failure ({_one_line(error)})")
     if "No route to host" in text or "Network is unreachable" in text:
-        return FetchError(url, "no route to host")
+        return FetchError(url, "no route to host", unreachable=True)
     if any(isinstance(item, (ConnectionError, EOFError)) for item in chain) or "Incomplete" in text:
         return FetchError(url, "connection broken", transient=True)
     if "RemoteDisconnected" in text or "Connection aborted" in text or "reset" in text:

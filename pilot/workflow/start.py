@@ -20,9 +20,10 @@ from pathlib import Path
 from pilot.common.errorcodes import message_of, shell_exit_code
 from pilot.common.exception import MKDirFailure, PilotException
 from pilot.context import PilotContext
-from pilot.control.shutdown import Shutdown
+from pilot.control.shutdown import Shutdown, SignalArrived
 from pilot.info.config import SourceConfig
 from pilot.info.infoservice import InfoService
+from pilot.info.queuedata import QueueData
 from pilot.monitoring.batch import find_batch_system
 from pilot.monitoring.node import NodeDescription
 from pilot.option_rules import canonical_workflow, is_harvester_mode, server_base_url
@@ -34,6 +35,7 @@ from pilot.payload.process import Supervisor
 from pilot.settings import Settings
 from pilot.store.pilotdb import DATABASE_NAME, OwnerLock, PilotDB
 from pilot.user import load_experiment
+from pilot.util.cancel import CancelledError
 from pilot.util.fetch import fetch
 from pilot.util.logs import log_banner, redirect_stdout, setup_logging
 from pilot.version import PILOT_VERSION
@@ -54,7 +56,7 @@ def run(options: Options, settings: Settings) -> int:
     started = time.monotonic()
     environ = dict(os.environ)
     launch_dir = Path.cwd()
-    experiment = load_experiment(options.pilot_user)
+    experiment = load_experiment(options.pilot_user, settings.plugins.experiments)
     workflow = canonical_workflow(options.workflow)
     if workflow != "generic":
         raise PilotException(f"workflow {workflow} is not part of this version; use -w generic", code=1300)
@@ -80,6 +82,9 @@ def run(options: Options, settings: Settings) -> int:
         from pilot.workflow import generic
 
         generic.run(ctx)
+    except CancelledError as exc:
+        logger.critical("the pilot was told to end before it had asked for a job: %s", exc.detail)
+        ctx.exit_error = ctx.exit_error or exc.code
     except PilotException as exc:
         logger.critical("the pilot cannot run: %s", exc.diagnosis)
         sys.stderr.write(f"pilot.py: {exc.diagnosis}\n")
@@ -163,12 +168,36 @@ def _connect(ctx: PilotContext) -> None:
                                         launch_dir=ctx.launch_dir)
     fetcher = partial(fetch, headers={"User-Agent": user_agent(PILOT_VERSION)}, verify=ctx.verify_tls())
     ctx.info = InfoService(source, fetcher=fetcher, token=ctx.shutdown.stopping)
-    ctx.queue = ctx.info.load_queue(options.queue)
+    ctx.queue = _load_queue(ctx)
     refusal = ctx.queue.refusal()
     if refusal is not None:
         raise PilotException(refusal[1], code=refusal[0])
     ctx.store.set_server(ctx.token, options.queue, base_url)
     _apply_queue(ctx)
+
+
+def _load_queue(ctx: PilotContext) -> QueueData:
+    """Load the queue's description in a thread of its own: it may take minutes, and this thread has to see signals."""
+    found: list[QueueData] = []
+    errors: list[BaseException] = []
+
+    def load() -> None:
+        try:
+            found.append(ctx.info.load_queue(ctx.options.queue))
+        except BaseException as exc:  # noqa: BLE001 - raised again in the main thread
+            errors.append(exc)
+        finally:
+            ctx.shutdown.work_done()
+
+    threading.Thread(target=load, name="queuedata", daemon=True).start()
+    while True:
+        wake = ctx.shutdown.next_wake()
+        if isinstance(wake, SignalArrived):
+            ctx.shutdown.begin_signal(wake.signum)  # ends the waits of the other thread
+        elif errors:
+            raise errors[0]
+        elif found:
+            return found[0]
 
 
 def _apply_queue(ctx: PilotContext) -> None:
