@@ -257,6 +257,7 @@ class LimitsSection(Section):
 class JobsSection(Section):
     """How jobs follow each other and are reported."""
 
+    compat_requote: bool = _key("rewrite job parameters with the quoting of Pilot 2 and 3")
     pipelining: bool = _key("fetch and stage in the next job while the outputs of the last one leave")
     reference_exit_codes: bool = _key("exit codes of Pilot 3 where they differ (1 after a failed stage-in, ...)")
     pilot_timing_fields: int = _key("fields of pilotTiming: 5, or 6 as Pilot 3 sends", minimum=5)

@@ -167,9 +167,8 @@ class JobFetcher(Component):
             return None
         self.limits.requested()
         logger.info("job definition taken from %s", path)
-        jobs = take_job(path, harvester_or_pod=ctx.harvester or ctx.options.pod, pilot_home=ctx.home)
-        for job in jobs:
-            self._remember(job)
+        jobs = take_job(path, harvester_or_pod=ctx.harvester or ctx.options.pod, pilot_home=ctx.home,
+                        remember=self._remember)
         return list(jobs)
 
     def _from_server(self, task_id: str) -> Optional[list[Mapping[str, object]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -30,6 +31,7 @@ from pilot.info.job import Job
 from pilot.info.encoding import JobRefused
 from pilot.info.jobparser import parse_job
 from pilot.util.logs import start_job_log
+from pilot.util.redact import register_secret
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
@@ -132,7 +134,8 @@ class JobComponent(Component):
 
     def _parse(self, definition: Mapping[str, object]) -> Job | None:
         try:
-            job = parse_job(definition, environ=self.ctx.environ)
+            job = parse_job(definition, environ=self.ctx.environ,
+                            compat_requote=self.ctx.settings.jobs.compat_requote)
         except JobRefused as exc:
             logger.error("a job definition is refused, nothing can be reported for it: %s", exc.detail)
             return None
@@ -188,6 +191,7 @@ class JobComponent(Component):
     def _store_secrets(self, job: Job) -> bool:
         if not job.secrets:
             return True
+        _register_secrets(job.secrets)
         path = job.workdir / self.ctx.settings.pilot.pandasecrets
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -245,6 +249,17 @@ class JobComponent(Component):
         except PilotException as exc:
             logger.warning("queue data could not be refreshed: %s", exc.detail)
         self.ctx.road.happened(job, Event.CLEANED)
+
+
+def _register_secrets(text: str) -> None:
+    """Have every value of the job's secrets masked wherever it may show up in the log."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = text
+    for value in values.values() if isinstance(values, dict) else [text]:
+        if isinstance(value, str) and value:
+            register_secret(value)
 
 
 def _say_not_removed(_function: Any, path: str, info: Any) -> None:

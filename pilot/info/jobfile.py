@@ -12,12 +12,14 @@ import logging
 import os
 import stat
 from pathlib import Path
-from typing import Mapping, Protocol
+from typing import Callable, Mapping, Optional, Protocol
 
 from pilot.common.exception import PilotException
 from pilot.info.encoding import JobRefused, decode_job_text, panda_id
 
 logger = logging.getLogger(__name__)
+
+Remember = Callable[[Mapping[str, object]], None]
 
 JOB_FILE = "pandaJobData.out"
 HPC_FILE = "HPCJobs.json"
@@ -75,7 +77,9 @@ def find_job_file(options: FileOptions, launch_dir: Path, environ: Mapping[str, 
     return None
 
 
-def take_job(path: Path, *, harvester_or_pod: bool, pilot_home: Path) -> list[dict[str, object]]:
+def take_job(
+    path: Path, *, harvester_or_pod: bool, pilot_home: Path, remember: Optional[Remember] = None
+) -> list[dict[str, object]]:
     """Take the jobs out of a job file, which is gone afterwards.
 
     Args:
@@ -83,6 +87,7 @@ def take_job(path: Path, *, harvester_or_pod: bool, pilot_home: Path) -> list[di
         harvester_or_pod: the file is expected to be JSON (query strings are recognised nevertheless).
         pilot_home: gets ``job_definition.json``, a copy that only the pilot's user can read (it may hold secrets); a
             second ``pandaJobData.out`` there is removed.
+        remember: called with each job before the file is removed: stores it where a killed pilot does not lose it.
     Returns:
         One definition or several, to be run one after the other. Each has a usable PandaID, everything else is left
         to ``parse_job``.
@@ -100,6 +105,9 @@ def take_job(path: Path, *, harvester_or_pod: bool, pilot_home: Path) -> list[di
         kept = _set_aside(path)
         raise JobFileRefused(f"job file {path} is refused: {exc.detail}; it was kept as {kept}") from None
     _write_copy(pilot_home / COPY, copy)
+    if remember is not None:
+        for job in jobs:
+            remember(job)
     _consume(path, keep=bool(refused))
     _remove_second_copy(pilot_home / JOB_FILE, path)
     logger.info("%d job(s) taken from %s: %s", len(jobs), path, ", ".join(panda_id(job) for job in jobs[:10]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pilot.common.exception import PilotException
@@ -19,24 +20,29 @@ class UnknownExperiment(PilotException):
     default_code = 1008
 
 
-def load_experiment(name: str) -> Experiment:
+def load_experiment(name: str, plugins: Mapping[str, object] | None = None) -> Experiment:
     """Return the plug-in for ``--pilot-user NAME`` (any case).
 
-    Looked for in this order: a dotted path ``package.module:Class``, ``pilot/user/<name>``, the entry points of group
-    ``panda_pilot.experiment``.
+    Looked for in this order: a dotted path ``package.module:Class``, the setting ``plugins.experiments``,
+    ``pilot/user/<name>``, the entry points of group ``panda_pilot.experiment``.
+
+    Args:
+        name: what was given on the command line.
+        plugins: setting ``plugins.experiments``: name -> ``module:Class``.
 
     Raises:
         UnknownExperiment: nothing of that name, or it cannot be imported (the text says which and why).
     """
     import importlib
 
-    if ":" in name:
-        module_name, _, class_name = name.partition(":")
+    wanted = name.lower()
+    path = name if ":" in name else str((plugins or {}).get(wanted, ""))
+    if path:
+        module_name, _, class_name = path.partition(":")
         try:
             return _checked(getattr(importlib.import_module(module_name), class_name), name)
         except (ImportError, AttributeError, ValueError) as exc:
-            raise UnknownExperiment(f"--pilot-user {name}: {exc}") from exc
-    wanted = name.lower()
+            raise UnknownExperiment(f"--pilot-user {name} ({path}): {exc}") from exc
     if wanted in _builtin():
         return _checked(importlib.import_module(f"pilot.user.{wanted}").EXPERIMENT, name)
     for found, target in _entry_points():
