@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -206,9 +207,11 @@ class JobComponent(Component):
         """Append the job id to pandaIDs.out beside pilot.py: the wrapper prints it."""
         if self.ctx.options.pod:
             return
-        directory = self.ctx.environ.get("PANDA_PILOT_SOURCE") or os.environ.get("PILOT_SCRIPT_DIR") or ""
+        script = getattr(sys.modules["__main__"], "__file__", None) or ""
+        directory = self.ctx.environ.get("PANDA_PILOT_SOURCE") or (
+            os.path.dirname(os.path.join(self.ctx.launch_dir, script)) if os.path.basename(script) == "pilot.py" else "")
         if not directory:
-            return
+            return  # started as a library or an installed command: there is no wrapper that looks there
         path = Path(directory) / self.ctx.settings.pilot.jobid_file
         try:
             with open(path, "a", encoding="ascii") as stream:
