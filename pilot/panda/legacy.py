@@ -153,7 +153,9 @@ class Legacy:
     def get_token_key(self, client_name: str) -> str:
         """Return the key that get_access_token wants."""
         reply = self._transport.get("/server/panda/get_token_key", [("client_name", client_name)])
-        return _required(self._ok(reply, "get_token_key"), "tokenKey", "get_token_key")
+        values = self._ok(reply, "get_token_key")
+        # Documented is tokenKey; servers that answer as get_access_token does have it in userProxy.
+        return _required(values, "tokenKey" if "tokenKey" in values else "userProxy", "get_token_key")
 
     def get_key_pair(self, public_name: str, private_name: str) -> tuple[str, str]:
         """Return the values of a pair of keys of an object store."""

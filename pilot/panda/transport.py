@@ -88,6 +88,10 @@ class Transport:
         self._user_agent = user_agent
         self._timeout = (connect_timeout, read_timeout)
         self._verify_tls = verify_tls
+        if not verify_tls:
+            # Once in our log, instead of a Python warning on stderr for every connection.
+            logger.warning("the certificate of %s is not verified (server.verify_tls)", self.base_url)
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self._ipv4 = False
         self._local = _ThreadState()
         self._lock = threading.Lock()

@@ -34,6 +34,8 @@ def connect() -> Callable[..., PandaServer]:
     def make(server: WireServer, dialect: str = "auto", environ: Any = None, **server_settings: Any) -> PandaServer:
         settings = default_settings(**{f"server.{key}": value for key, value in server_settings.items()})
         credentials = Credentials(environ=environ if environ is not None else {})
-        return PandaServer(server.url, settings, credentials=credentials, user_agent="pilot/2.13 (Python 3; L x)", dialect=dialect)
+        return PandaServer(
+            server.url, settings, credentials=credentials, user_agent="pilot/2.13 (Python 3; L x)", dialect=dialect
+        )
 
     return make

@@ -145,7 +145,7 @@ def _requests(stream: Any, number: int) -> Iterator[Sent]:
             return
         method, target, _ = line.split()
         headers: dict[str, str] = {}
-        while (line := stream.readline().decode().strip()):
+        while line := stream.readline().decode().strip():
             name, _, value = line.partition(":")
             headers[name.strip().lower()] = value.strip()
         yield Sent(method, target, headers, stream.read(int(headers.get("content-length", 0))), number)

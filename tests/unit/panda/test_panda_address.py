@@ -8,11 +8,20 @@ from pilot.panda.address import CERN_ALIAS, HostChooser, base_url
 from pilot.util.backoff import Backoff
 
 
-@pytest.mark.parametrize(("url", "port", "wanted"), [
-    ("", 25443, "https://pandaserver.cern.ch:25443"), ("host", 25443, "https://host:25443"), ("host:1", 25443, "https://host:1"),
-    ("http://host", 80, "http://host:80"), ("https://host:2/", 1, "https://host:2"), ("https://host/prefix/", 5, "https://host:5/prefix"),
-    ("[::1]", 25443, "https://[::1]:25443"), ("http://[::1]:3", 1, "http://[::1]:3"), ("host", 0, "https://host"),
-])
+@pytest.mark.parametrize(
+    ("url", "port", "wanted"),
+    [
+        ("", 25443, "https://pandaserver.cern.ch:25443"),
+        ("host", 25443, "https://host:25443"),
+        ("host:1", 25443, "https://host:1"),
+        ("http://host", 80, "http://host:80"),
+        ("https://host:2/", 1, "https://host:2"),
+        ("https://host/prefix/", 5, "https://host:5/prefix"),
+        ("[::1]", 25443, "https://[::1]:25443"),
+        ("http://[::1]:3", 1, "http://[::1]:3"),
+        ("host", 0, "https://host"),
+    ],
+)
 def test_base_url(url: str, port: int, wanted: str) -> None:
     assert base_url(url, port) == wanted
 

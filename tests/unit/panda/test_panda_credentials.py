@@ -31,8 +31,15 @@ def places(tmp_path: Path) -> dict[str, Path]:
 
 
 def environ(places: dict[str, Path], **more: str) -> dict[str, str]:
-    return {"PANDA_AUTH_TOKEN": "token", "PANDA_AUTH_ORIGIN": "panda_dev.pilot", "PANDA_AUTH_DIR": str(places["auth"] / "x"),
-            "PILOT_SOURCE_DIR": str(places["source"]), "PILOT_WORK_DIR": str(places["work"]), "HOME": str(places["home"]), **more}
+    return {
+        "PANDA_AUTH_TOKEN": "token",
+        "PANDA_AUTH_ORIGIN": "panda_dev.pilot",
+        "PANDA_AUTH_DIR": str(places["auth"] / "x"),
+        "PILOT_SOURCE_DIR": str(places["source"]),
+        "PILOT_WORK_DIR": str(places["work"]),
+        "HOME": str(places["home"]),
+        **more,
+    }
 
 
 def test_proxy_option_then_environment_and_a_change_is_seen(tmp_path: Path) -> None:
@@ -87,7 +94,9 @@ def test_token_and_origin_or_neither(missing: str, places: dict[str, Path]) -> N
     assert Credentials(environ=env).headers("https://h") == {}
 
 
-def test_a_lost_token_file_is_said_once_and_the_proxy_is_used(places: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lost_token_file_is_said_once_and_the_proxy_is_used(
+    places: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
     proxy = places["home"] / "proxy"
     proxy.write_text("p")
     credentials = Credentials(cacert=str(proxy), environ=environ(places))

@@ -34,9 +34,14 @@ def test_v1_is_tried_first_and_remembered(wire: Make, connect: Connect) -> None:
     assert paths(server) == ["acquire_jobs", "acquire_jobs"] and client.dialect == "v1"
 
 
-@pytest.mark.parametrize("refusal", [
-    FORBIDDEN, answer("<html>404</html>", 404), answer("not enough values to unpack (expected 4, got 3)", 500),
-])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        FORBIDDEN,
+        answer("<html>404</html>", 404),
+        answer("not enough values to unpack (expected 4, got 3)", 500),
+    ],
+)
 def test_a_server_without_v1_is_asked_in_legacy_and_remembered(refusal: bytes, wire: Make, connect: Connect) -> None:
     server = wire(refusal, NONE_LEGACY, NONE_LEGACY, legacy(StatusCode=0, command="NULL"))
     client = connect(server)
@@ -50,10 +55,14 @@ def test_a_server_that_loses_legacy_is_asked_in_v1(wire: Make, connect: Connect)
     client = connect(server)
     for _ in range(3):
         client.acquire_jobs(REQUEST)
-    assert paths(server) == ["acquire_jobs", "getJob", "getJob", "acquire_jobs", "acquire_jobs"] and client.dialect == "v1"
+    assert (
+        paths(server) == ["acquire_jobs", "getJob", "getJob", "acquire_jobs", "acquire_jobs"] and client.dialect == "v1"
+    )
 
 
-@pytest.mark.parametrize("trouble", [close, answer("boom", 500), answer("Service Unavailable", 503), answer("<html>", 200)])
+@pytest.mark.parametrize(
+    "trouble", [close, answer("boom", 500), answer("Service Unavailable", 503), answer("<html>", 200)]
+)
 def test_trouble_is_no_reason_to_switch(trouble: object, wire: Make, connect: Connect) -> None:
     server = wire(trouble, NONE_V1)
     client = connect(server)
@@ -111,7 +120,9 @@ def test_a_role_that_v1_refuses_is_tried_in_legacy_and_kept_there_when_accepted(
 
 
 def test_a_role_that_both_refuse_is_refused(wire: Make, connect: Connect) -> None:
-    answer_of = connect(wire(ROLE, legacy(StatusCode=60, errorDialog="no production/pilot role in VOMS FQANs or non pilot owner")))
+    answer_of = connect(
+        wire(ROLE, legacy(StatusCode=60, errorDialog="no production/pilot role in VOMS FQANs or non pilot owner"))
+    )
     result = answer_of.acquire_jobs(REQUEST)
     assert result.status_code == 60 and result.permanent and "production/pilot role" in result.text
 
@@ -135,11 +146,27 @@ def test_a_token_failure_is_no_sign_of_a_missing_api(wire: Make, connect: Connec
 
 # --- fields that a server does not take -------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("dialect", "refusal", "good"), [
-    ("v1", v1(None, False, "Argument error: got an unexpected keyword argument 'cpu_architecture_level'"), v1({"StatusCode": 0})),
-    ("v1", v1(None, False, "Type error: 'cpu_architecture_level' must be of type int, got str."), v1({"StatusCode": 0})),
-    ("legacy", answer("updateJob() got an unexpected keyword argument 'cpu_architecture_level'", 500), legacy(StatusCode=0)),
-])
+
+@pytest.mark.parametrize(
+    ("dialect", "refusal", "good"),
+    [
+        (
+            "v1",
+            v1(None, False, "Argument error: got an unexpected keyword argument 'cpu_architecture_level'"),
+            v1({"StatusCode": 0}),
+        ),
+        (
+            "v1",
+            v1(None, False, "Type error: 'cpu_architecture_level' must be of type int, got str."),
+            v1({"StatusCode": 0}),
+        ),
+        (
+            "legacy",
+            answer("updateJob() got an unexpected keyword argument 'cpu_architecture_level'", 500),
+            legacy(StatusCode=0),
+        ),
+    ],
+)
 def test_an_optional_field_that_the_server_refuses_is_left_out_at_once_and_from_then_on(
     dialect: str, refusal: bytes, good: bytes, wire: Make, connect: Connect
 ) -> None:
@@ -178,34 +205,52 @@ def test_remaining_time_is_sent_in_v1_only(wire: Make, connect: Connect) -> None
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("body", "status", "verdict"), [
-    ({"StatusCode": 0}, 200, Verdict.DELIVERED), ({"StatusCode": "0", "command": None}, 200, Verdict.DELIVERED),
-    ({"StatusCode": 0, "command": "tobekilled"}, 200, Verdict.DELIVERED),
-    ({"StatusCode": 0, "command": "alreadydone"}, 200, Verdict.DELIVERED),
-    ({"StatusCode": 10}, 200, Verdict.RETRY), ({"StatusCode": "30"}, 200, Verdict.RETRY_REDUCED),
-    ({"StatusCode": 50}, 200, Verdict.INVALID), ({"StatusCode": 60}, 200, Verdict.REFUSED),
-    ({"StatusCode": 70}, 200, Verdict.REFUSED), ({}, 200, Verdict.RETRY), ("Succeeded", 200, Verdict.RETRY),
-    ("production or pilot role is required", 200, Verdict.REFUSED), ("failed to retrieve DN", 200, Verdict.REFUSED),
-    ("x", 500, Verdict.RETRY), ("too big", 413, Verdict.RETRY_REDUCED), ("StatusCode=0&command=NULL", 200, Verdict.DELIVERED),
-    ("StatusCode=abc", 200, Verdict.RETRY), ("ERROR : joe is banned", 403, Verdict.REFUSED),
-])
-def test_verdict_on_a_final_report_in_legacy(body: object, status: int, verdict: Verdict, wire: Make, connect: Connect) -> None:
+
+@pytest.mark.parametrize(
+    ("body", "status", "verdict"),
+    [
+        ({"StatusCode": 0}, 200, Verdict.DELIVERED),
+        ({"StatusCode": "0", "command": None}, 200, Verdict.DELIVERED),
+        ({"StatusCode": 0, "command": "tobekilled"}, 200, Verdict.DELIVERED),
+        ({"StatusCode": 0, "command": "alreadydone"}, 200, Verdict.DELIVERED),
+        ({"StatusCode": 10}, 200, Verdict.RETRY),
+        ({"StatusCode": "30"}, 200, Verdict.RETRY_REDUCED),
+        ({"StatusCode": 50}, 200, Verdict.INVALID),
+        ({"StatusCode": 60}, 200, Verdict.REFUSED),
+        ({"StatusCode": 70}, 200, Verdict.REFUSED),
+        ({}, 200, Verdict.RETRY),
+        ("Succeeded", 200, Verdict.RETRY),
+        ("production or pilot role is required", 200, Verdict.REFUSED),
+        ("failed to retrieve DN", 200, Verdict.REFUSED),
+        ("x", 500, Verdict.RETRY),
+        ("too big", 413, Verdict.RETRY_REDUCED),
+        ("StatusCode=0&command=NULL", 200, Verdict.DELIVERED),
+        ("StatusCode=abc", 200, Verdict.RETRY),
+        ("ERROR : joe is banned", 403, Verdict.REFUSED),
+    ],
+)
+def test_verdict_on_a_final_report_in_legacy(
+    body: object, status: int, verdict: Verdict, wire: Make, connect: Connect
+) -> None:
     text = body if isinstance(body, str) else json.dumps(body)
     result = connect(wire(answer(text, status)), "legacy").update_job({**MESSAGE, "state": "failed"})
     assert result.verdict is verdict and result.words == ()
 
 
-@pytest.mark.parametrize(("envelope", "verdict"), [
-    ({"success": True, "message": "", "data": {"StatusCode": 0, "command": "tobekilled"}}, Verdict.DELIVERED),
-    ({"success": True, "message": "Database error", "data": {"StatusCode": 30}}, Verdict.RETRY_REDUCED),
-    ({"success": True, "message": "", "data": {"StatusCode": 10}}, Verdict.RETRY),
-    ({"success": True, "message": "", "data": None}, Verdict.RETRY),
-    ({"success": False, "message": "Timed out", "data": None}, Verdict.RETRY),
-    ({"success": False, "message": "Failed to add meta_data", "data": {"StatusCode": 30}}, Verdict.RETRY_REDUCED),
-    ({"success": False, "message": "", "data": {"StatusCode": 0}}, Verdict.RETRY),
-    ({"success": False, "message": "Invalid job status: x", "data": {"StatusCode": 50}}, Verdict.INVALID),
-    ({"success": False, "message": "SSL secure connection is required", "data": None}, Verdict.REFUSED),
-])
+@pytest.mark.parametrize(
+    ("envelope", "verdict"),
+    [
+        ({"success": True, "message": "", "data": {"StatusCode": 0, "command": "tobekilled"}}, Verdict.DELIVERED),
+        ({"success": True, "message": "Database error", "data": {"StatusCode": 30}}, Verdict.RETRY_REDUCED),
+        ({"success": True, "message": "", "data": {"StatusCode": 10}}, Verdict.RETRY),
+        ({"success": True, "message": "", "data": None}, Verdict.RETRY),
+        ({"success": False, "message": "Timed out", "data": None}, Verdict.RETRY),
+        ({"success": False, "message": "Failed to add meta_data", "data": {"StatusCode": 30}}, Verdict.RETRY_REDUCED),
+        ({"success": False, "message": "", "data": {"StatusCode": 0}}, Verdict.RETRY),
+        ({"success": False, "message": "Invalid job status: x", "data": {"StatusCode": 50}}, Verdict.INVALID),
+        ({"success": False, "message": "SSL secure connection is required", "data": None}, Verdict.REFUSED),
+    ],
+)
 def test_verdict_on_a_final_report_in_v1(envelope: object, verdict: Verdict, wire: Make, connect: Connect) -> None:
     result = connect(wire(answer(json.dumps(envelope))), "v1").update_job({**MESSAGE, "state": "finished"})
     assert result.verdict is verdict and result.words == ()
@@ -224,8 +269,13 @@ def test_one_message_is_no_bulk(wire: Make, connect: Connect) -> None:
     assert paths(server) == ["update_job"]
 
 
-@pytest.mark.parametrize("refusal", [answer("updateJob() got an unexpected keyword argument 'grid'", 500),
-                                     v1(None, False, "production or pilot role required")])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        answer("updateJob() got an unexpected keyword argument 'grid'", 500),
+        v1(None, False, "production or pilot role required"),
+    ],
+)
 def test_a_bulk_that_fails_as_a_whole_is_sent_singly(refusal: bytes, wire: Make, connect: Connect) -> None:
     server = wire(refusal, answer(json.dumps(GOOD)))
     results = connect(server, "v1").update_jobs(MESSAGES)

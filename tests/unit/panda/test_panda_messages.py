@@ -26,8 +26,17 @@ def job(**fields: Any) -> Job:
 
 
 def transferred(lfn: str, **fields: Any) -> FileSpec:
-    return FileSpec(lfn, "output", guid="G", filesize=13, checksum={"adler32": "22810424"}, status="transferred",
-                    turl="root://se//x", ddmendpoint="RSE", **fields)
+    return FileSpec(
+        lfn,
+        "output",
+        guid="G",
+        filesize=13,
+        checksum={"adler32": "22810424"},
+        status="transferred",
+        turl="root://se//x",
+        ddmendpoint="RSE",
+        **fields,
+    )
 
 
 def test_a_heartbeat_says_who_and_where_and_nothing_final() -> None:
@@ -37,20 +46,34 @@ def test_a_heartbeat_says_who_and_where_and_nothing_final() -> None:
     assert message["batchID"] == "12345.0" and message["startTime"] == "2026-11-20 10:44:24"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", str(message["timestamp"]))
     assert message["maxRSS"] == 5 and "nonsense" not in message and message["coreCount"] == 1
-    assert not {"endTime", "pilotErrorCode", "xml", "metaData", "pilotTiming", "transExitCode", "pilotLog"} & set(message)
+    assert not {"endTime", "pilotErrorCode", "xml", "metaData", "pilotTiming", "transExitCode", "pilotLog"} & set(
+        message
+    )
     assert None not in message.values() and "stdout" not in message and "nEvents" not in message
 
 
 def test_the_short_pilot_id_has_no_batch_system() -> None:
     assert ENV.pilot_id("") == "unknown|PR|2.13.0.1"
-    env = ReportEnvironment.from_environ({"GTAG": "https://log", "PANDA_JSID": "harvester-x", "K8S_JOB_ID": "k"},
-                                         site_name="Q", node="n", pilot_version="2.1", version_tag="RC")
-    assert env.pilot_id("Kubernetes") == "https://log|Kubernetes|RC|2.1" and env.scheduler_id == "harvester-x" and env.kubernetes
+    env = ReportEnvironment.from_environ(
+        {"GTAG": "https://log", "PANDA_JSID": "harvester-x", "K8S_JOB_ID": "k"},
+        site_name="Q",
+        node="n",
+        pilot_version="2.1",
+        version_tag="RC",
+    )
+    assert (
+        env.pilot_id("Kubernetes") == "https://log|Kubernetes|RC|2.1"
+        and env.scheduler_id == "harvester-x"
+        and env.kubernetes
+    )
 
 
 def test_a_finished_report_has_outputs_times_and_the_job_report() -> None:
-    done = job(outdata=[transferred("a.root"), FileSpec("b.root", "output", guid="H")], indata=[FileSpec("i")],
-               logdata=[FileSpec("log.tgz", "log", guid="L", filesize=9, checksum={"md5": "m" * 32}, status="transferred")])
+    done = job(
+        outdata=[transferred("a.root"), FileSpec("b.root", "output", guid="H")],
+        indata=[FileSpec("i")],
+        logdata=[FileSpec("log.tgz", "log", guid="L", filesize=9, checksum={"md5": "m" * 32}, status="transferred")],
+    )
     done.end_time, done.metadata, done.pilot_log_extract = NOW - 5, '{"exitCode": 0}', "extract"
     done.cpu_seconds, done.core_counts, done.nevents = 99.9, [7.0, 8.0], 50
     message = build_update(done, "finished", ENV, NOW)
@@ -72,7 +95,9 @@ def test_a_failed_report_names_the_root_cause_without_time_stamps_and_keeps_the_
     bad.errors.add(1137, "no log")
     message = build_update(bad, "failed", ENV, NOW)
     assert message["pilotErrorCode"] == 1305 and message["transExitCode"] == 65
-    assert "2026-11-20 10:00" not in str(message["pilotErrorDiag"]) and "at exit code 65" in str(message["pilotErrorDiag"])
+    assert "2026-11-20 10:00" not in str(message["pilotErrorDiag"]) and "at exit code 65" in str(
+        message["pilotErrorDiag"]
+    )
     assert message["pilotLog"] == "last lines" and "metaData" not in message and message["xml"] == "{}"
 
 
@@ -117,10 +142,23 @@ def test_every_limit_is_kept_in_bytes() -> None:
     big = job()
     big.batch_id, big.exe_error_diag, big.pilot_log_extract = "b" * 500, "é" * 600, "ü" * 3000
     big.errors.add(1305, "ä" * 900)
-    env = ReportEnvironment("Q", "n" * 300, "2", gtag="g" * 400, scheduler_id="s" * 300, cpu_consumption_unit="€" * 200,
-                            cpu_architecture_level="x" * 50)
-    message = build_update(big, "failed", env, NOW, job_metrics=" ".join(f"key{i}=value" for i in range(90)),
-                           stdout="start" + "ö" * 4000 + "end")
+    env = ReportEnvironment(
+        "Q",
+        "n" * 300,
+        "2",
+        gtag="g" * 400,
+        scheduler_id="s" * 300,
+        cpu_consumption_unit="€" * 200,
+        cpu_architecture_level="x" * 50,
+    )
+    message = build_update(
+        big,
+        "failed",
+        env,
+        NOW,
+        job_metrics=" ".join(f"key{i}=value" for i in range(90)),
+        stdout="start" + "ö" * 4000 + "end",
+    )
     for field in UPDATE_FIELDS:
         if field.kind == "str" and field.limit and field.legacy in message:
             assert len(str(message[field.legacy]).encode()) <= field.limit, field.legacy
@@ -156,7 +194,9 @@ def test_words_are_cut_whole() -> None:
 def test_the_reduced_report_still_says_what_happened() -> None:
     done = job(outdata=[transferred("a.root")])
     done.metadata = "{}"
-    small = reduced(build_update(done, "finished", ENV, NOW, metrics={"maxRSS": 1, "rateRCHAR": 1}, job_metrics="a=1", stdout="x"))
+    small = reduced(
+        build_update(done, "finished", ENV, NOW, metrics={"maxRSS": 1, "rateRCHAR": 1}, job_metrics="a=1", stdout="x")
+    )
     assert {"jobId", "state", "attemptNr", "xml", "pilotErrorCode", "endTime", "batchID"} <= set(small)
     assert not {"metaData", "jobMetrics", "stdout", "maxRSS", "rateRCHAR"} & set(small)
 
@@ -167,10 +207,16 @@ def test_a_stored_message_survives_json() -> None:
     assert values.to_v1(UPDATE_FIELDS, json.loads(json.dumps(message))) == values.to_v1(UPDATE_FIELDS, message)
 
 
-@pytest.mark.parametrize(("environ", "wanted"), [
-    ({"SLURM_JOB_ID": "7", "K8S_JOB_ID": "k"}, ("SLURM", "7")), ({"JOB_ID": "9"}, ("Grid Engine", "9")),
-    ({"K8S_JOB_ID": "k-1"}, ("Kubernetes", "k-1")), ({}, ("", "")), ({"_CONDOR_JOB_AD": "/nonexistent"}, ("", "")),
-])
+@pytest.mark.parametrize(
+    ("environ", "wanted"),
+    [
+        ({"SLURM_JOB_ID": "7", "K8S_JOB_ID": "k"}, ("SLURM", "7")),
+        ({"JOB_ID": "9"}, ("Grid Engine", "9")),
+        ({"K8S_JOB_ID": "k-1"}, ("Kubernetes", "k-1")),
+        ({}, ("", "")),
+        ({"_CONDOR_JOB_AD": "/nonexistent"}, ("", "")),
+    ],
+)
 def test_batch_systems_are_known_by_their_variables(environ: dict[str, str], wanted: tuple[str, str]) -> None:
     assert batch_system(environ) == wanted
 

@@ -16,9 +16,21 @@ Make = Callable[..., WireServer]
 Connect = Callable[..., PandaServer]
 
 REQUEST = JobRequest(
-    site_name="TEST_QUEUE", computing_element="TEST_QUEUE", prod_source_label="managed", disk_space=50000, memory=16000,
-    cpu=2400.5, node="slot1@wn1", working_group="AP_X", job_type="managed", resource_type="MCORE", harvester_id="h",
-    worker_id="4711", remaining_time=86400, task_id=30000001, n_jobs=1,
+    site_name="TEST_QUEUE",
+    computing_element="TEST_QUEUE",
+    prod_source_label="managed",
+    disk_space=50000,
+    memory=16000,
+    cpu=2400.5,
+    node="slot1@wn1",
+    working_group="AP_X",
+    job_type="managed",
+    resource_type="MCORE",
+    harvester_id="h",
+    worker_id="4711",
+    remaining_time=86400,
+    task_id=30000001,
+    n_jobs=1,
 )
 NAMES = sorted(f"{path.parent.name}/{path.stem}" for path in RECORDINGS.glob("*/*.json"))
 
@@ -65,29 +77,43 @@ def test_every_recorded_answer_to_an_update_gets_its_verdict(name: str, wire: Ma
     if "reference" in name:
         return
     special = {
-        "batchid-mismatch": Verdict.RETRY_REDUCED, "v1/085": Verdict.INVALID, "type-error": Verdict.INVALID,
-        "no-role": Verdict.REFUSED, "insecure": Verdict.REFUSED, "missing-state": Verdict.RETRY,
-        "unknown-argument": Verdict.INVALID, "extra-argument": Verdict.INVALID,
+        "batchid-mismatch": Verdict.RETRY_REDUCED,
+        "v1/085": Verdict.INVALID,
+        "type-error": Verdict.INVALID,
+        "no-role": Verdict.REFUSED,
+        "insecure": Verdict.REFUSED,
+        "missing-state": Verdict.RETRY,
+        "unknown-argument": Verdict.INVALID,
+        "extra-argument": Verdict.INVALID,
     }
     wanted = next((verdict for text, verdict in special.items() if text in name), Verdict.DELIVERED)
     assert answer.verdict is wanted, (name, body, answer)
     if wanted is Verdict.DELIVERED:
-        command = next((word for word in ("tobekilled", "alreadydone", "softkill", "debug,ls -l", "ls -l", "debug")
-                        if f'"{word}"' in body or f"={word}" in body), "")
+        command = next(
+            (
+                word
+                for word in ("tobekilled", "alreadydone", "softkill", "debug,ls -l", "ls -l", "debug")
+                if f'"{word}"' in body or f"={word}" in body
+            ),
+            "",
+        )
         assert answer.command in (command, "NULL", "") and (answer.command == command or not command)
         assert answer.words == (() if final or not command else tuple(command.split(",")))
 
 
-@pytest.mark.parametrize(("name", "kill", "debug", "command"), [
-    ("v1/049-update_job-running-command-debug", False, True, ""),
-    ("v1/056-update_job-running-command-other", False, True, "ls -l"),
-    ("v1/059-update_job-running-tobekilled", True, None, ""),
-    ("v1/069-update_job-running-debug-and-command", False, True, "ls -l"),
-    ("legacy/042-updateJob-running-debug", False, True, ""),
-    ("legacy/044-updateJob-running-debug-command", False, True, "ls -l"),
-    ("legacy/046-updateJob-running-tobekilled-form", True, None, ""),
-    ("legacy/047-updateJob-running-tobekilled-json", True, None, ""),
-])
+@pytest.mark.parametrize(
+    ("name", "kill", "debug", "command"),
+    [
+        ("v1/049-update_job-running-command-debug", False, True, ""),
+        ("v1/056-update_job-running-command-other", False, True, "ls -l"),
+        ("v1/059-update_job-running-tobekilled", True, None, ""),
+        ("v1/069-update_job-running-debug-and-command", False, True, "ls -l"),
+        ("legacy/042-updateJob-running-debug", False, True, ""),
+        ("legacy/044-updateJob-running-debug-command", False, True, "ls -l"),
+        ("legacy/046-updateJob-running-tobekilled-form", True, None, ""),
+        ("legacy/047-updateJob-running-tobekilled-json", True, None, ""),
+    ],
+)
 def test_commands_are_found_nested_and_flat_in_both_dialects(
     name: str, kill: bool, debug: Any, command: str, wire: Make, connect: Connect
 ) -> None:
@@ -97,7 +123,9 @@ def test_commands_are_found_nested_and_flat_in_both_dialects(
 
 
 def test_pilot_secrets_are_handed_over_and_not_shown(wire: Make, connect: Connect) -> None:
-    answer = connect(wire(recorded_answer("v1/049-update_job-running-command-debug")), "v1").update_job(update("v1/049-update_job-running-command-debug"))
+    answer = connect(wire(recorded_answer("v1/049-update_job-running-command-debug")), "v1").update_job(
+        update("v1/049-update_job-running-command-debug")
+    )
     assert answer.pilot_secrets == "{}"
     assert "pilot_secrets" not in repr(answer)
 
@@ -122,33 +150,49 @@ def test_job_states_are_the_same_in_both_dialects(wire: Make, connect: Connect) 
     assert connect(server, "v1").job_status(ids) == dict.fromkeys(ids, ("sent", 1))
     assert server.sent[0].query == [("job_ids", i) for i in ids]
     assert connect(wire(recorded_answer("legacy/053-getStatus-after-finished")), "legacy").job_status(ids) == {
-        ids[0]: ("holding", 1), ids[1]: ("transferring", 1)}
-    assert connect(wire(recorded_answer("legacy/032-getStatus-notfound")), "legacy").job_status(["1"]) == {"1": ("not found", 0)}
+        ids[0]: ("holding", 1),
+        ids[1]: ("transferring", 1),
+    }
+    assert connect(wire(recorded_answer("legacy/032-getStatus-notfound")), "legacy").job_status(["1"]) == {
+        "1": ("not found", 0)
+    }
 
 
-@pytest.mark.parametrize("name", ["v1/102-get_resource_types", "legacy/084-getResourceTypes-json",
-                                  "legacy/085-getResourceTypes-form", "legacy/087-getResourceTypes-get"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "v1/102-get_resource_types",
+        "legacy/084-getResourceTypes-json",
+        "legacy/085-getResourceTypes-form",
+        "legacy/087-getResourceTypes-get",
+    ],
+)
 def test_resource_types_come_out_alike_from_every_form(name: str, wire: Make, connect: Connect) -> None:
     types = connect(wire(recorded_answer(name)), name.partition("/")[0]).resource_types()
     assert [t["resource_name"] for t in types][:3] == ["SCORE", "SCORE_HIMEM", "MCORE"]
     assert types[0]["minrampercore"] is None and types[0]["maxrampercore"] == 2000
 
 
-@pytest.mark.parametrize(("name", "operation"), [
-    ("v1/104-get_proxy", lambda c: c.get_proxy("production")),
-    ("v1/105-get_key_pair", lambda c: c.get_key_pair("pub", "priv")),
-    ("v1/106-get_access_token", lambda c: c.get_access_token("pilot", "k")),
-    ("v1/107-get_token_key", lambda c: c.get_token_key("pilot")),
-    ("v1/103-get_resource_types-insecure", lambda c: c.resource_types()),
-    ("v1/095-update_worker_status-invalid", lambda c: c.update_worker_status("1", "h", "running")),
-    ("legacy/088-getProxy", lambda c: c.get_proxy("production")),
-    ("legacy/091-getKeyPair-form", lambda c: c.get_key_pair("pub", "priv")),
-    ("legacy/092-get_access_token", lambda c: c.get_access_token("pilot", "k")),
-    ("legacy/080-updateWorkerPilotStatus-invalid", lambda c: c.update_worker_status("1", "h", "running")),
-    ("legacy/082-updateWorkerPilotStatus-no-role", lambda c: c.update_worker_status("1", "h", "started")),
-    ("legacy/083-updateWorkerPilotStatus-extra-argument", lambda c: c.update_worker_status("1", "h", "started")),
-])
-def test_recorded_refusals_are_permanent(name: str, operation: Callable[[PandaServer], object], wire: Make, connect: Connect) -> None:
+@pytest.mark.parametrize(
+    ("name", "operation"),
+    [
+        ("v1/104-get_proxy", lambda c: c.get_proxy("production")),
+        ("v1/105-get_key_pair", lambda c: c.get_key_pair("pub", "priv")),
+        ("v1/106-get_access_token", lambda c: c.get_access_token("pilot", "k")),
+        ("v1/107-get_token_key", lambda c: c.get_token_key("pilot")),
+        ("v1/103-get_resource_types-insecure", lambda c: c.resource_types()),
+        ("v1/095-update_worker_status-invalid", lambda c: c.update_worker_status("1", "h", "running")),
+        ("legacy/088-getProxy", lambda c: c.get_proxy("production")),
+        ("legacy/091-getKeyPair-form", lambda c: c.get_key_pair("pub", "priv")),
+        ("legacy/092-get_access_token", lambda c: c.get_access_token("pilot", "k")),
+        ("legacy/080-updateWorkerPilotStatus-invalid", lambda c: c.update_worker_status("1", "h", "running")),
+        ("legacy/082-updateWorkerPilotStatus-no-role", lambda c: c.update_worker_status("1", "h", "started")),
+        ("legacy/083-updateWorkerPilotStatus-extra-argument", lambda c: c.update_worker_status("1", "h", "started")),
+    ],
+)
+def test_recorded_refusals_are_permanent(
+    name: str, operation: Callable[[PandaServer], object], wire: Make, connect: Connect
+) -> None:
     client = connect(wire(recorded_answer(name)), name.partition("/")[0])
     with pytest.raises(ServerRefusal) as caught:
         operation(client)
@@ -156,26 +200,57 @@ def test_recorded_refusals_are_permanent(name: str, operation: Callable[[PandaSe
 
 
 def test_worker_status_node_and_alive_are_accepted(wire: Make, connect: Connect) -> None:
-    server = wire(recorded_answer("v1/093-update_worker_status-started"), recorded_answer("v1/098-update_worker_node-again"),
-                  recorded_answer("v1/101-update_worker_node_gpu"), recorded_answer("v1/002-is_alive"))
+    server = wire(
+        recorded_answer("v1/093-update_worker_status-started"),
+        recorded_answer("v1/098-update_worker_node-again"),
+        recorded_answer("v1/101-update_worker_node_gpu"),
+        recorded_answer("v1/002-is_alive"),
+    )
     client = connect(server, "v1")
     client.update_worker_status("4711", "h", "started", site="Q", node="slot1@wn1")
-    assert client.update_worker_node({"site": "S", "host_name": "h", "cpu_model": "m", "clock_speed": 2400, "x": 1,
-                                      "total_memory": 5.5, "n_logical_cpus": "8"}) == "Inserted new worker node."
-    assert client.update_worker_node_gpu({"site": "S", "host_name": "h", "count": 2}) == "Updated existing worker node GPU."
+    assert (
+        client.update_worker_node(
+            {
+                "site": "S",
+                "host_name": "h",
+                "cpu_model": "m",
+                "clock_speed": 2400,
+                "x": 1,
+                "total_memory": 5.5,
+                "n_logical_cpus": "8",
+            }
+        )
+        == "Inserted new worker node."
+    )
+    assert (
+        client.update_worker_node_gpu({"site": "S", "host_name": "h", "count": 2})
+        == "Updated existing worker node GPU."
+    )
     assert client.is_alive()
     assert "site" not in server.sent[0].arguments
     node = server.sent[1].arguments
     assert isinstance(node["clock_speed"], float) and node["n_logical_cpus"] == 8 and "x" not in node
-    legacy = connect(wire(recorded_answer("legacy/076-updateWorkerPilotStatus-started-json"), recorded_answer("legacy/001-isAlive-get")), "legacy")
+    legacy = connect(
+        wire(
+            recorded_answer("legacy/076-updateWorkerPilotStatus-started-json"),
+            recorded_answer("legacy/001-isAlive-get"),
+        ),
+        "legacy",
+    )
     legacy.update_worker_status("4711", "h", "started", site="Q", node="n")
     assert legacy.is_alive()
 
 
 def test_events_of_both_dialects(wire: Make, connect: Connect) -> None:
     ranges = [{"eventRangeID": "30000001-1-1-1-1", "eventStatus": "finished"}]
-    v1 = connect(wire(recorded_answer("v1/110-acquire_event_ranges-none"), recorded_answer("v1/111-get_available_event_range_count"),
-                      recorded_answer("v1/112-update_event_ranges")), "v1")
+    v1 = connect(
+        wire(
+            recorded_answer("v1/110-acquire_event_ranges-none"),
+            recorded_answer("v1/111-get_available_event_range_count"),
+            recorded_answer("v1/112-update_event_ranges"),
+        ),
+        "v1",
+    )
     assert v1.acquire_event_ranges("1", "1", "3") == []
     assert v1.event_range_count("1", "1", "3") == 0
     assert v1.update_event_ranges(ranges).unknown
@@ -186,31 +261,72 @@ def test_events_of_both_dialects(wire: Make, connect: Connect) -> None:
         server = wire(recorded_answer(name))
         assert connect(server, "legacy").acquire_event_ranges("1", "2", "3", n_ranges=4) == []
         assert server.sent[0].arguments == {"pandaID": 1, "jobsetID": 2, "taskID": 3, "nRanges": 4}
-    assert connect(wire(recorded_answer("legacy/098-checkEventsAvailability")), "legacy").event_range_count("1", "1", "3") == 0
+    assert (
+        connect(wire(recorded_answer("legacy/098-checkEventsAvailability")), "legacy").event_range_count("1", "1", "3")
+        == 0
+    )
 
 
 # --- what we send ----------------------------------------------------------------------------------------------------
+
 
 def signature(method: str) -> dict[str, set[str]]:
     """Argument names of the accepted recorded v1 calls of ``method``, with the type names of their values."""
     found: dict[str, set[str]] = {}
     for path in sorted((RECORDINGS / "v1").glob("*.json")):
         exchange = json.loads(path.read_text())
-        accepted = '"success": true' in exchange["response"]["body"] or "No jobs in PanDA" in exchange["response"]["body"]
-        if accepted and exchange["request"]["url"].endswith(f"/{method}") and (exchange["request"]["body"] or "").startswith("{"):
+        accepted = (
+            '"success": true' in exchange["response"]["body"] or "No jobs in PanDA" in exchange["response"]["body"]
+        )
+        if (
+            accepted
+            and exchange["request"]["url"].endswith(f"/{method}")
+            and (exchange["request"]["body"] or "").startswith("{")
+        ):
             for name, value in json.loads(exchange["request"]["body"]).items():
                 found.setdefault(name, set()).add(type(value).__name__)
     return found
 
 
 FULL = {
-    "jobId": "7000000003", "state": "finished", "attemptNr": "1", "timestamp": "t", "siteName": "Q", "node": "n",
-    "schedulerID": "s", "pilotID": "p", "batchID": 12345, "startTime": "2026-11-20 10:00:00", "endTime": "2026-11-20 10:00:00",
-    "jobMetrics": "a=1", "xml": "{}", "metaData": "{}", "stdout": "x", "coreCount": 8.0, "meanCoreCount": 7.6, "nEvents": 50,
-    "nInputFiles": 2, "cpuConsumptionTime": 3600.7, "cpuConversionFactor": 1.0, "cpuConsumptionUnit": "s+x",
-    "cpu_architecture_level": "x86_64-v3", "maxRSS": 1.5, "avgPSS": 2, "totRCHAR": 3, "rateWBYTES": 4.2, "pilotTiming": "1|2",
-    "pilotErrorCode": 0, "pilotErrorDiag": "", "exeErrorCode": 0, "exeErrorDiag": "", "transExitCode": 0, "pilotLog": "l",
-    "jobSubStatus": "s", "workdir": "w", "nonsense": 1, "grid": "",
+    "jobId": "7000000003",
+    "state": "finished",
+    "attemptNr": "1",
+    "timestamp": "t",
+    "siteName": "Q",
+    "node": "n",
+    "schedulerID": "s",
+    "pilotID": "p",
+    "batchID": 12345,
+    "startTime": "2026-11-20 10:00:00",
+    "endTime": "2026-11-20 10:00:00",
+    "jobMetrics": "a=1",
+    "xml": "{}",
+    "metaData": "{}",
+    "stdout": "x",
+    "coreCount": 8.0,
+    "meanCoreCount": 7.6,
+    "nEvents": 50,
+    "nInputFiles": 2,
+    "cpuConsumptionTime": 3600.7,
+    "cpuConversionFactor": 1.0,
+    "cpuConsumptionUnit": "s+x",
+    "cpu_architecture_level": "x86_64-v3",
+    "maxRSS": 1.5,
+    "avgPSS": 2,
+    "totRCHAR": 3,
+    "rateWBYTES": 4.2,
+    "pilotTiming": "1|2",
+    "pilotErrorCode": 0,
+    "pilotErrorDiag": "",
+    "exeErrorCode": 0,
+    "exeErrorDiag": "",
+    "transExitCode": 0,
+    "pilotLog": "l",
+    "jobSubStatus": "s",
+    "workdir": "w",
+    "nonsense": 1,
+    "grid": "",
 }
 
 
@@ -222,8 +338,10 @@ def test_v1_arguments_are_known_to_the_recorded_server_and_have_its_types(wire: 
     unrecorded = {"exe_error_diag", "pilot_error_diag"}
     assert set(sent.arguments) - unrecorded <= set(known)
     assert {name: type(value).__name__ for name, value in sent.arguments.items() if name in known} == {
-        name: type(value).__name__ for name, value in sent.arguments.items()
-        if name in known and type(value).__name__ in known[name]}
+        name: type(value).__name__
+        for name, value in sent.arguments.items()
+        if name in known and type(value).__name__ in known[name]
+    }
     assert sent.arguments["mean_core_count"] == 8 and sent.arguments["batch_id"] == "12345"
     assert sent.headers["content-type"] == "application/json" and sent.headers["accept"] == "application/json"
     assert sent.headers["user-agent"] == "pilot/2.13 (Python 3; L x)"

@@ -1,4 +1,4 @@
-"""The transport against servers that misbehave on real sockets: what is repeated, what is reported, and how it is judged."""
+"""The transport against servers that misbehave on real sockets: what is repeated, what is reported, how it is judged."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def failure(client: PandaServer) -> TransportError:
 
 
 # --- connections ------------------------------------------------------------------------------------------------------
+
 
 def test_one_connection_serves_many_calls(wire: Make, connect: Connect) -> None:
     server = wire(DONE)
@@ -73,7 +74,7 @@ def test_a_request_that_dies_on_a_new_connection_is_not_repeated(
 
 def test_a_break_in_mid_answer_is_not_repeated_even_on_a_kept_connection(wire: Make, connect: Connect) -> None:
     def cut(sock: socket.socket) -> None:
-        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"success\": tr")
+        sock.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"success": tr')
         close(sock)
 
     server = wire(DONE, cut, JOBS)
@@ -95,6 +96,7 @@ def test_each_thread_has_a_connection_of_its_own(wire: Make, connect: Connect) -
 
 # --- failures ---------------------------------------------------------------------------------------------------------
 
+
 def test_connection_refused_cannot_have_taken_a_job(wire: Make, connect: Connect) -> None:
     server = wire(JOBS)
     server.__exit__()
@@ -103,7 +105,9 @@ def test_connection_refused_cannot_have_taken_a_job(wire: Make, connect: Connect
 
 
 def test_an_unknown_host_cannot_have_taken_a_job() -> None:
-    client = PandaServer("http://no-such-host.invalid:1", default_settings(), credentials=Credentials(environ={}), user_agent="u")
+    client = PandaServer(
+        "http://no-such-host.invalid:1", default_settings(), credentials=Credentials(environ={}), user_agent="u"
+    )
     assert not failure(client).maybe_processed
 
 
@@ -140,21 +144,26 @@ def test_a_request_in_flight_can_be_broken_off(wire: Make, connect: Connect) -> 
     assert "the pilot must end" in str(caught[0])
 
 
-@pytest.mark.parametrize(("reply", "text"), [
-    (answer(""), "(empty)"),
-    (answer("<html><h1>Proxy Error</h1></html>"), "Proxy Error"),
-    (answer('{"success": true, "data": {"jobs"'), "unreadable"),
-    (answer("[1, 2]"), "no answer of the PanDA server"),
-    (answer('{"success": true, "message": "", "data": {"StatusCode": NaN}}'), "unreadable"),
-    (answer("[" * 100000), "unreadable"),
-    (answer(b'{"success": true, "message": "\xff\xfe"}'), "not UTF-8"),
-    (answer('{"success": true, "message": "", "data": {}}'), "neither jobs nor a StatusCode"),
-    (answer("x", 302), "redirection"),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\nConnection: close\r\n\r\n{}", None),
-    (b"\x16\x03\x01 no http at all\r\n\r\n", None),
-    (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd", None),
-])
-def test_answers_that_nobody_can_read_are_transport_errors(reply: bytes, text: str, wire: Make, connect: Connect) -> None:
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (answer(""), "(empty)"),
+        (answer("<html><h1>Proxy Error</h1></html>"), "Proxy Error"),
+        (answer('{"success": true, "data": {"jobs"'), "unreadable"),
+        (answer("[1, 2]"), "no answer of the PanDA server"),
+        (answer('{"success": true, "message": "", "data": {"StatusCode": NaN}}'), "unreadable"),
+        (answer("[" * 100000), "unreadable"),
+        (answer(b'{"success": true, "message": "\xff\xfe"}'), "not UTF-8"),
+        (answer('{"success": true, "message": "", "data": {}}'), "neither jobs nor a StatusCode"),
+        (answer("x", 302), "redirection"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\nConnection: close\r\n\r\n{}", None),
+        (b"\x16\x03\x01 no http at all\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd", None),
+    ],
+)
+def test_answers_that_nobody_can_read_are_transport_errors(
+    reply: bytes, text: str, wire: Make, connect: Connect
+) -> None:
     def play(sock: socket.socket) -> None:
         sock.sendall(reply)
         close(sock)
@@ -164,7 +173,9 @@ def test_answers_that_nobody_can_read_are_transport_errors(reply: bytes, text: s
     assert connect(wire(play), "v1").update_job(MESSAGE).verdict is Verdict.RETRY
 
 
-@pytest.mark.parametrize(("status", "processed"), [(500, True), (502, True), (503, False), (504, True), (429, False), (400, False)])
+@pytest.mark.parametrize(
+    ("status", "processed"), [(500, True), (502, True), (503, False), (504, True), (429, False), (400, False)]
+)
 def test_http_errors_tell_whether_a_job_may_be_gone(status: int, processed: bool, wire: Make, connect: Connect) -> None:
     error = failure(connect(wire(answer("Oops", status))))
     assert (error.maybe_processed, error.status) == (processed, status) and "Oops" in str(error)
@@ -187,6 +198,7 @@ def test_an_excerpt_in_an_error_shows_no_secret(wire: Make, connect: Connect) ->
 
 # --- headers and bodies -----------------------------------------------------------------------------------------------
 
+
 def test_a_get_has_no_content_type_and_large_bodies_are_gzipped_with_their_header(wire: Make, connect: Connect) -> None:
     server = wire(v1([]), DONE, DONE)
     client = connect(server, "v1")
@@ -195,7 +207,11 @@ def test_a_get_has_no_content_type_and_large_bodies_are_gzipped_with_their_heade
     client.update_job(MESSAGE)
     get, large, small = server.sent
     assert get.method == "GET" and "content-type" not in get.headers and get.raw == b""
-    assert large.headers["content-encoding"] == "gzip" and len(large.raw) < 1000 and large.arguments["meta_data"] == "m" * 5000
+    assert (
+        large.headers["content-encoding"] == "gzip"
+        and len(large.raw) < 1000
+        and large.arguments["meta_data"] == "m" * 5000
+    )
     assert "content-encoding" not in small.headers and small.raw.startswith(b"{")
 
 
@@ -230,7 +246,9 @@ def test_the_proxy_environment_is_respected(wire: Make, monkeypatch: pytest.Monk
     monkeypatch.setenv("http_proxy", proxy.url)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    client = PandaServer("http://panda.example:25080", default_settings(), credentials=Credentials(environ={}), user_agent="u")
+    client = PandaServer(
+        "http://panda.example:25080", default_settings(), credentials=Credentials(environ={}), user_agent="u"
+    )
     assert client.update_job(MESSAGE).verdict is Verdict.DELIVERED
     assert proxy.sent[0].target == "http://panda.example:25080/api/v1/pilot/update_job"
 
