@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
@@ -33,16 +34,25 @@ def _unmount(directory: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A directory that takes about 2 MiB."""
+    """A directory that takes about 2 MiB (without the right to mount: within ``limited``)."""
     directory = tmp_path / "small_disk"
     if _mount(directory, f"size={SMALL}"):
         yield directory
         _unmount(directory)
+    else:
+        yield directory
+
+
+@contextmanager
+def limited(directory: Path) -> Iterator[None]:
+    """Make the small disk small, where only a limit on the size of files can do that."""
+    if os.path.ismount(directory):
+        yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, hard))
     try:
-        yield directory
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 

@@ -21,6 +21,7 @@ from pilot.staging.stagein import stage_in
 from pilot.staging.stageout import stage_out
 from pilot.util.archive import NOTES
 from pilot.util.cancel import CancelledError, CancelToken
+from tests.disks import limited
 
 MB = 1 << 20
 
@@ -38,7 +39,7 @@ def test_a_disk_that_fills_up_during_stage_in(site: Any, small_disk: Path) -> No
     site.input("first", noise(3 * MB // 2))
     site.input("second", noise(5 * MB // 2))
     context = site.context({**site.with_mv(copy_in="cp"), "maxinputsize": -1}, transfers__parallel=2)
-    with pytest.raises(PilotException) as caught:
+    with limited(small_disk), pytest.raises(PilotException) as caught:
         stage_in(site.job, context, CancelToken())
     assert caught.value.code == 1098
     assert no_part_files(small_disk)
@@ -60,10 +61,9 @@ def test_a_disk_without_room_is_noticed_before_the_first_copy(site: Any, small_d
 def test_a_full_destination_keeps_the_output(site: Any, small_disk: Path) -> None:
     data = noise(3 * MB)
     spec = site.output("out.root", data)
-    with pytest.raises(PilotException) as caught:
-        stage_out(
-            site.job, [spec], site.context(options={"output_dir": str(small_disk)}), CancelToken(), log=False
-        )
+    context = site.context(options={"output_dir": str(small_disk)})
+    with limited(small_disk), pytest.raises(PilotException) as caught:
+        stage_out(site.job, [spec], context, CancelToken(), log=False)
     assert caught.value.code == 1333
     assert "out.root" in caught.value.detail and "free: " in caught.value.detail
     assert (site.workdir / "out.root").read_bytes() == data
@@ -117,7 +117,8 @@ def test_a_log_on_a_full_disk_arrives_reduced(
     (site.workdir / "payload.stdout").write_bytes(b"o" * (3 * MB) + b"payload's last words")
     (site.workdir / "bulk").write_bytes(noise(5 * MB))
     site.job.logdata = [FileSpec("log.tgz", "log")]
-    spec = create_log_archive(site.job, site.context(), CancelToken())
+    with limited(small_disk):
+        spec = create_log_archive(site.job, site.context(), CancelToken())
     assert spec is not None
     with tarfile.open(small_disk / "log.tgz") as tar:
         content = {member.name.split("/", 1)[1]: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]

@@ -13,6 +13,7 @@ import pytest
 from pilot.util.archive import NOTES, ArchiveResult, ArchiveTimeout, Member, Rules, walk, write_archive
 from pilot.util.cancel import CancelledError, CancelToken
 from pilot.util.checksum import file_checksums
+from tests.disks import limited
 
 
 def content(path: Path) -> dict[str, bytes]:
@@ -63,19 +64,21 @@ def test_a_directory_that_vanishes_during_the_walk_is_noted(tmp_path: Path) -> N
     assert notes == ["sub: No such file or directory"]
 
 
-def test_deep_trees_do_not_exhaust_the_stack(tmp_path: Path) -> None:
+def test_deep_trees_do_not_exhaust_the_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "root"
     path.mkdir()
-    here = os.getcwd()
-    try:
-        os.chdir(path)
-        for _ in range(1500):  # deeper than PATH_MAX allows to name
-            os.mkdir("deep")
-            os.chdir("deep")
-    finally:
-        os.chdir(here)
+    monkeypatch.chdir(path)
+    depth = 1500  # deeper than PATH_MAX allows to name
+    for _ in range(depth):
+        os.mkdir("deep")
+        os.chdir("deep")
     notes: list[str] = []
-    assert list(walk(path, Rules(), notes.append)) == []
+    try:
+        assert list(walk(path, Rules(), notes.append)) == []
+    finally:
+        for _ in range(depth):  # pytest's own cleaning would not survive it
+            os.chdir("..")
+            os.rmdir("deep")
     assert len(notes) == 1 and "File name too long" in notes[0]
 
 
@@ -91,7 +94,7 @@ def test_other_file_systems_below_the_root_stay_out(tmp_path: Path, other_disk: 
 
 def test_a_full_disk_leaves_no_half_archive(tmp_path: Path, small_disk: Path) -> None:
     (tmp_path / "a").write_bytes(os.urandom(4 << 20))
-    with pytest.raises(OSError) as caught:
+    with limited(small_disk), pytest.raises(OSError) as caught:
         write_archive(small_disk / "x.tgz", "top", [Member(tmp_path / "a", "a")], ArchiveResult())
     assert str(caught.value.filename).startswith(str(small_disk))
     assert os.listdir(small_disk) == []

@@ -14,6 +14,7 @@ import pytest
 from pilot.util.cancel import CancelledError, CancelToken
 from pilot.util.checksum import UnknownChecksumType
 from pilot.util.copying import PIPELINE_FROM, copy_file, copy_with_checksum, part_name, placed
+from tests.disks import limited
 
 MIB = 1 << 20
 SIZES = [0, 1, 4095, 4096, 4097, MIB - 1, MIB, MIB + 1, PIPELINE_FROM - 1, PIPELINE_FROM, PIPELINE_FROM + 7]
@@ -88,7 +89,7 @@ def test_pipes_and_directories_are_refused_without_waiting(tmp_path: Path) -> No
 @pytest.mark.parametrize("copy", [copy_file, copy_with_checksum])
 def test_a_full_disk_names_the_target(tmp_path: Path, small_disk: Path, copy: object) -> None:
     (tmp_path / "a").write_bytes(bytes(PIPELINE_FROM + 1))
-    with pytest.raises(OSError) as caught:
+    with limited(small_disk), pytest.raises(OSError) as caught:
         copy(tmp_path / "a", small_disk / "b")  # type: ignore[operator]
     assert caught.value.errno in (errno.ENOSPC, errno.EFBIG)
     assert caught.value.filename == str(small_disk / "b")
