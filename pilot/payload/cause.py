@@ -104,4 +104,4 @@ def _last_strong(lines: Sequence[str]) -> list[str]:
 
 def _mostly_unprintable(line: str) -> bool:
     """True for lines of binary output."""
-    return line.count("?") > 2 and line.count("?") * 4 > len(line)
+    return line.count("?") >= 2 and line.count("?") * 4 > len(line)

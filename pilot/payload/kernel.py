@@ -6,6 +6,8 @@ import logging
 import os
 from dataclasses import dataclass
 
+from pilot.util import procfs
+
 logger = logging.getLogger(__name__)
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -65,3 +67,16 @@ def own_user(pid: int) -> bool:
         return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
     except OSError:
         return False
+
+
+def own_children() -> set[int]:
+    """Return the pids of the children of this process; much faster than a scan, so hardly anything ends meanwhile."""
+    pids: set[int] = set()
+    try:
+        for thread in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{thread}/children", "rb") as stream:
+                pids.update(map(int, stream.read().split()))
+    except OSError:
+        # The kernel was built without this file (or a thread has ended just now).
+        return {info.pid for info in procfs.scan().children(os.getpid())}
+    return pids

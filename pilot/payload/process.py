@@ -16,16 +16,18 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import Optional
 
-from pilot.payload.kernel import ExitStatus, become_subreaper, has_children, own_user
-from pilot.payload.killer import KillReport, end_processes
+from pilot.payload.child import MARKER, Child
+from pilot.payload.kernel import ExitStatus, become_subreaper, has_children, own_children, own_user
+from pilot.payload.killer import KillReport, end_processes, send
 from pilot.util import procfs
 from pilot.util.procfs import ProcInfo, ProcTable
 
@@ -33,114 +35,14 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["MARKER", "Child", "ExitStatus", "KillReport", "Supervisor"]
 
-MARKER = "PANDA_PILOT_PAYLOAD"
-"""Environment variable that marks the processes of one Child; its value is random."""
-
 _REMEMBERED = 64
 """Ended children that are kept to name the owner of a late orphan."""
 
+_STRAGGLER_SECONDS = 3.0
+"""How long processes are hunted that fork faster than a scan."""
+
 _FOREIGN_PATIENCE = 60.0
 """Seconds that an ended child which other code in the pilot has started is left for that code to collect."""
-
-
-class Child:
-    """A process that the pilot has started, and all that descends from it; from ``Supervisor.spawn``; thread-safe."""
-
-    def __init__(self, supervisor: Supervisor, pid: int, start_ticks: int, marker: str) -> None:
-        self._supervisor = supervisor
-        self.pid = pid
-        self.start_ticks = start_ticks
-        self.session = pid
-        self.marker = marker
-        self.status: Optional[ExitStatus] = None
-        self.started = time.monotonic()
-        self.orphan_seconds = 0.0
-        """CPU seconds of orphaned descendants that have ended."""
-        self.seen: frozenset[tuple[int, int]] = frozenset()
-        """Identities of the descendants at the last look."""
-        self.sessions = frozenset((pid,))
-        """Sessions that they had then: a daemon makes its own."""
-        self._ended = threading.Event()
-        self._callbacks: list[Callable[[Child], None]] = []
-        self._lock = threading.Lock()
-
-    def __repr__(self) -> str:
-        return f"Child(pid={self.pid}, status={self.status})"
-
-    @property
-    def running(self) -> bool:
-        """True while the process itself (not its descendants) has not ended."""
-        return not self._ended.is_set()
-
-    def wait(self, timeout: float | None = None) -> ExitStatus | None:
-        """Block until the process has ended or ``timeout`` seconds have passed; None when it still runs."""
-        self._ended.wait(timeout)
-        return self.status
-
-    def on_exit(self, callback: Callable[[Child], None]) -> None:
-        """Call ``callback(child)`` once when the process has ended, in the reaper's thread: it must not block.
-
-        When it has ended already the call comes at once, in the caller's thread.
-        """
-        with self._lock:
-            if self.running:
-                self._callbacks.append(callback)
-                return
-        callback(self)
-
-    def finish(self, status: ExitStatus) -> None:
-        """Take the status from the reaper, wake the waiters, run the callbacks."""
-        with self._lock:
-            self.status = status
-            self._ended.set()
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            try:
-                callback(self)
-            except Exception:
-                # The reaper serves every process of the pilot: a faulty callback must not end it.
-                logger.exception("callback for the end of process %d failed", self.pid)
-
-    def descendants(self, table: ProcTable | None = None) -> list[ProcInfo]:
-        """Return the living processes of the tree, the process itself first, daemons handed to us included."""
-        table = procfs.scan() if table is None else table
-        return [info for info in self._supervisor.members(self, table) if info.alive]
-
-    def kill_tree(self, grace: float = 10.0, deadline: float | None = None) -> KillReport:
-        """End the whole tree: TERM, ``grace`` seconds, KILL until nothing is left; returns when it is gone.
-
-        Args:
-            grace: seconds from TERM to KILL, 0 for KILL at once.
-            deadline: latest end in monotonic seconds.
-        """
-        report = end_processes(self.descendants, grace, deadline)
-        self._supervisor.settle(self)
-        if report.seen:
-            logger.info(
-                "ended the process tree of %d: %d processes, %d needed SIGKILL, %d are left",
-                self.pid, report.seen, report.killed, report.left,
-            )
-        return report
-
-    def signal(self, number: int) -> bool:
-        """Send a signal to the process itself; False when it has ended."""
-        return self._supervisor.send_signal(self, number)
-
-    @property
-    def cpu_seconds(self) -> float:
-        """CPU seconds (user + system) of everything of the tree that has ended and was collected, orphans included.
-
-        While the process runs this holds only orphans; see ``live_cpu_seconds``.
-        """
-        own = self.status.user + self.status.system if self.status is not None else 0.0
-        return own + self.orphan_seconds
-
-    def live_cpu_seconds(self, table: ProcTable | None = None) -> float:
-        """Return the CPU seconds used so far by the whole tree, living and ended; nothing is counted twice."""
-        # First what has ended: what ends between the two looks is missed until the next sample, not counted twice.
-        ended = self.cpu_seconds
-        table = procfs.scan() if table is None else table
-        return ended + table.cpu_seconds(info.pid for info in self._supervisor.members(self, table))
 
 
 class Supervisor:
@@ -261,7 +163,7 @@ class Supervisor:
 
     def close(self, grace: float = 0.0) -> None:
         """End whatever still runs and stop the thread; ``grace`` seconds from TERM to KILL."""
-        report = end_processes(self._everything, grace, time.monotonic() + grace + 10.0)
+        report = self.end_stragglers(end_processes(self._everything, grace, time.monotonic() + grace + 10.0))
         if report.seen:
             logger.info("ended %d processes that were left, %d of them with SIGKILL", report.seen, report.killed)
         for child in self.children():
@@ -269,6 +171,44 @@ class Supervisor:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def end_stragglers(self, report: KillReport, child: Child | None = None) -> KillReport:
+        """Kill what no scan can see: processes that fork and end faster than a pass over /proc takes.
+
+        Each of them is a direct child of the pilot for its short life, so a quick look at these alone, again and again,
+        meets it sooner or later; the tree has ended when there is no orphan, dead or alive, in three looks.
+
+        Args:
+            report: what ending the tree came to.
+            child: whose orphans; None for all.
+        """
+        if report.left or not (self.subreaper or os.getpid() == 1):
+            return report
+        until = time.monotonic() + _STRAGGLER_SECONDS
+        quiet, killed, alive = 0, set[tuple[int, int]](), 0
+        while quiet < 3 and time.monotonic() < until:
+            orphans = self._orphans_now(child)
+            living = [info for info in orphans if info.alive]
+            send(living, signal.SIGKILL)
+            killed.update(info.key for info in living)
+            alive = len(living)
+            quiet = 0 if orphans else quiet + 1
+            if orphans and not living:
+                with self._changed:
+                    self._changed.wait(0.002)
+        if alive and quiet < 3:
+            logger.warning("%d processes keep forking faster than they can be killed", alive)
+        return KillReport(report.seen + len(killed), report.killed + len(killed), alive if quiet < 3 else 0)
+
+    def _orphans_now(self, child: Child | None) -> list[ProcInfo]:
+        """Return orphans of ``child`` (of anybody for None), zombies included, from a quick look."""
+        with self._lock:
+            candidates = [*self._running.values(), *self._ended]
+            known = set(self._running)
+        found = (procfs.read_process(pid) for pid in own_children() - known)
+        orphans = (info for info in found if info is not None and info.session != self._session)
+        owners = ((info, self._owner(info, candidates)) for info in orphans)
+        return [info for info, owner in owners if owner is not None and child in (None, owner)]
 
     def _everything(self) -> list[ProcInfo]:
         """Return the living processes of all children."""

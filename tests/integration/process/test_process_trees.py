@@ -233,6 +233,33 @@ def test_a_tree_that_keeps_forking_is_ended(supervisor: Supervisor, tmp_path: Pa
     assert child.descendants() == []
 
 
+def test_a_daemon_that_forks_and_ends_faster_than_any_scan_is_caught(drive: Drive) -> None:
+    body = """
+hopper = (
+    "import os, signal\\n"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN)\\n"
+    "while True:\\n"
+    "    if os.fork():\\n"
+    "        os._exit(0)\\n"
+)
+supervisor = Supervisor()
+supervisor.start()
+child = supervisor.spawn([sys.executable, "-c", hopper], cwd=HERE, env=ENV)
+child.wait(30)
+other = bash(supervisor, "exec sleep 300")
+report = child.kill_tree(0.1)
+kept = other.running
+other.kill_tree(0)
+try:
+    left = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    gone = False
+except ChildProcessError:
+    gone = True
+answer(gone=gone, kept=kept, left=report.left)
+"""
+    assert drive(body) == {"gone": True, "kept": True, "left": 0}
+
+
 def test_a_process_whose_first_thread_has_ended_is_alive_and_killed(supervisor: Supervisor, tmp_path: Path) -> None:
     script = tmp_path / "headless.py"
     script.write_text(

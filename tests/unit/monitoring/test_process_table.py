@@ -13,7 +13,8 @@ from pilot.monitoring import procfs
 from pilot.util.procfs import ProcInfo, ProcTable, parse_stat
 
 LINE = (
-    b"4242 (%s) R 17 4242 4200 0 -1 4194304 100 200 3 4 11 22 33 44 20 0 5 0 987654 1000000 777 18446744073709551615 1 1 0"
+    b"4242 (%s) R 17 4242 4200 0 -1 4194304 100 200 3 4 11 22 33 44 20 0 5 0 987654 1000000 777"
+    b" 18446744073709551615 1 1 0"
 )
 
 
