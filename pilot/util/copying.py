@@ -36,10 +36,7 @@ PIPELINE_FROM = 8 << 20
 """Smaller files are summed in the caller's thread: starting a thread would cost more than it saves."""
 BUFFERS = 4
 
-_NOT_THIS_WAY = frozenset(
-    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EPERM, errno.EBADF, errno.ETXTBSY}
-)
-"""What a file system answers that cannot copy in this way: try the next one."""
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def part_name(path: Path) -> Path:
@@ -311,8 +308,8 @@ def _kernel_loop(
         try:
             count = kernel_copy(reader, writer, done, min(KERNEL_CHUNK, size - done))
         except OSError as exc:
-            if exc.errno in _NOT_THIS_WAY:
-                return done
+            if exc.errno not in _FULL:
+                return done  # cannot be done in this way, or one side is broken: reading and writing tells which
             exc.filename = target
             raise
         if not count:  # some file systems (FUSE, /proc) answer 0 before the end: reading decides

@@ -7,6 +7,7 @@ import random
 import resource
 import tarfile
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, Callable
 
 import pytest
@@ -59,9 +60,10 @@ def test_a_disk_without_room_is_noticed_before_the_first_copy(site: Any, small_d
 
 
 def test_a_full_destination_keeps_the_output(site: Any, small_disk: Path) -> None:
+    kind = "mv" if os.path.ismount(small_disk) else "cp"  # a rename needs no space
     data = noise(3 * MB)
     spec = site.output("out.root", data)
-    context = site.context(options={"output_dir": str(small_disk)})
+    context = site.context(site.with_mv(copy_out=kind), {"output_dir": str(small_disk)})
     with limited(small_disk), pytest.raises(PilotException) as caught:
         stage_out(site.job, [spec], context, CancelToken(), log=False)
     assert caught.value.code == 1333
@@ -197,3 +199,35 @@ def test_a_huge_log_is_archived_without_holding_it_in_memory(site: Any) -> None:
     create_log_archive(site.job, site.context(), CancelToken())
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 20 * 1024, f"peak memory grew by {grown} kB"
+
+
+def test_a_log_of_a_directory_that_changes_all_the_time_is_readable(site: Any) -> None:
+    stop = Event()
+
+    def churn() -> None:
+        rng = random.Random(7)
+        while not stop.is_set():
+            path = site.workdir / f"file.{rng.randrange(40)}"
+            if rng.random() < 0.4:
+                path.unlink(missing_ok=True)
+            elif rng.random() < 0.5 and path.exists():
+                os.truncate(path, rng.randrange(1000))
+            else:
+                path.write_bytes(noise(rng.randrange(200_000)))
+
+    for number in range(40):
+        (site.workdir / f"file.{number}").write_bytes(noise(100_000 + number))
+    site.job.logdata = [FileSpec("log.tgz", "log")]
+    thread = Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(5):
+            assert create_log_archive(site.job, site.context(), CancelToken()) is not None
+            with tarfile.open(site.home / "log.tgz") as tar:
+                for member in tar:
+                    source = tar.extractfile(member)
+                    assert source is not None
+                    assert len(source.read()) == member.size
+    finally:
+        stop.set()
+        thread.join()
