@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class PilotContext:
     """Monotonic time at which the pilot must begin to leave (queue's maxtime, option -l)."""
     leave_by_text: str = ""
     """Where that limit comes from."""
+    finished: Event = field(default_factory=Event)
+    """Set when the pilot's work is over: background threads end."""
     exit_error: int = 0
     """Pilot error code that decides the exit code (trouble of the pilot or the site, never a job's own)."""
 

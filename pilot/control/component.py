@@ -81,7 +81,13 @@ class Component:
         except Exception as exc:  # the last line of defence: the thread must live on
             logger.error("internal error in component %s at %r: %s", self.name, message, exc)
             logger.error("%s", traceback.format_exc())
+            self._end_message(message, exc)
+
+    def _end_message(self, message: Any, exc: BaseException) -> None:
+        try:
             self.failed(message, exc)
+        except Exception:  # nothing is left to try, but the thread must live on for the other jobs
+            logger.critical("component %s could not end %r in an orderly way:\n%s", self.name, message, traceback.format_exc())
 
 
 def describe(exc: BaseException) -> tuple[int, str]:

@@ -112,6 +112,9 @@ class JobFetcher(Component):
     def _check_stop(self) -> None:
         if self.ctx.shutdown.stopping.cancelled:
             raise _Stopped(self.ctx.shutdown.stopping.reason or "the pilot is ending")
+        refusal = self.ctx.queue.refusal()
+        if refusal is not None:  # set offline since the last job
+            raise _Stopped(refusal[1])
         left = self.ctx.leave_by - time.monotonic()
         if left <= 0:
             raise _Stopped(f"the time limit of this pilot is reached ({self.ctx.leave_by_text})")

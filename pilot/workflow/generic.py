@@ -34,6 +34,7 @@ def run(ctx: PilotContext) -> None:
     Raises:
         PilotException: the experiment's sanity check failed.
     """
+    from pilot.workflow.background import start_background
     from pilot.workflow.leftovers import deliver_leftovers, report_abandoned
     from pilot.workflow.start import make_reporter
 
@@ -54,11 +55,13 @@ def run(ctx: PilotContext) -> None:
         component.start()
     job.begin()
     deliver_leftovers(ctx)
+    start_background(ctx)
     _wait(ctx)
     _drain(ctx)
     for component in components:
         component.stop()
     ctx.reporter.close()
+    ctx.finished.set()
 
 
 def _wait(ctx: PilotContext) -> None:
