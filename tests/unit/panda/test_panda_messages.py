@@ -225,3 +225,25 @@ def test_condor_is_known_by_its_job_ad(tmp_path: Path) -> None:
     ad = tmp_path / "job.ad"
     ad.write_text('x = 1\nGlobalJobIdX = "no"\nGlobalJobId = "sched.example.org#123.0#1700000000"\n')
     assert batch_system({"_CONDOR_JOB_AD": str(ad)}) == ("Condor", "sched.example.org#123.0#1700000000")
+
+
+def test_the_limits_are_those_of_the_server() -> None:
+    limits = {field.legacy: field.limit for field in UPDATE_FIELDS if field.kind == "str" and field.limit}
+    assert limits == {
+        "node": 128,
+        "schedulerID": 128,
+        "pilotID": 200,
+        "batchID": 80,
+        "jobMetrics": 500,
+        "stdout": 2048,
+        "cpuConsumptionUnit": 128,
+        "cpu_architecture_level": 20,
+        "pilotTiming": 100,
+        "pilotErrorDiag": 500,
+        "exeErrorDiag": 500,
+        "pilotLog": 1024,
+        "jobSubStatus": 80,
+        "grid": 50,
+        "source_site": 36,
+        "destination_site": 36,
+    }

@@ -1,4 +1,4 @@
-"""The transport against servers that misbehave on real sockets: what is repeated, what is reported, how it is judged."""
+"""The transport against servers that misbehave on real sockets: what is repeated and reported, and how it is judged."""
 
 from __future__ import annotations
 
@@ -288,3 +288,37 @@ def test_nothing_of_a_query_is_logged(wire: Make, connect: Connect, caplog: pyte
             connect(wire(answer("x", 500)), "v1").get_access_token("pilot_server", "topsecretkey")
         connect(wire(FORBIDDEN), "auto").update_job(MESSAGE)
     assert "topsecretkey" not in caplog.text
+
+
+def test_a_redirection_is_never_followed(wire: Make, connect: Connect) -> None:
+    elsewhere = wire(JOBS)
+    head = f"HTTP/1.1 307 X\r\nLocation: {elsewhere.url}/\r\nContent-Length: 0\r\n\r\n"
+    assert "redirection" in str(failure(connect(wire(head.encode()))))
+    assert not elsewhere.sent
+
+
+def test_a_cut_url_encoded_answer_is_not_taken_for_a_whole_one(wire: Make, connect: Connect) -> None:
+    def cut(sock: socket.socket) -> None:
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\nStatusCode=0&PandaID=70000000")
+        close(sock)
+
+    with pytest.raises(TransportError):
+        connect(wire(cut), "legacy").acquire_jobs(REQUEST)
+
+
+def test_forced_ipv4_looks_up_ipv4_only_and_keeps_the_name(wire: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = wire(DONE)
+    asked: list[int] = []
+    original = socket.getaddrinfo
+
+    def dual_stack(host: str, port: object, family: int = 0, *args: int, **kwargs: int) -> object:
+        if host != "dual.example":
+            return original(host, port, family, *args, **kwargs)  # type: ignore[arg-type]
+        asked.append(family)
+        return original("127.0.0.1" if family == socket.AF_INET else "::1", port, 0, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", dual_stack)
+    transport = Transport(f"http://dual.example:{server.port}", credentials=Credentials(environ={}), user_agent="u")
+    transport.force_ipv4(True)
+    assert transport.get("/x").status == 200
+    assert asked == [socket.AF_INET] and server.sent[0].headers["host"] == f"dual.example:{server.port}"
