@@ -76,7 +76,8 @@ class Outbox:
         self._in_flight: set[int] = set()
         self._busy_since: Optional[float] = None
         self._paused_until = 0.0
-        self._backoff = Backoff(max(settings.server.retry_base, 0.01), max(settings.server.retry_max, settings.server.retry_base, 0.01))
+        shortest = max(settings.server.retry_base, 0.01)
+        self._backoff = Backoff(shortest, max(settings.server.retry_max, shortest))
         self._not_before: dict[int, float] = {}
         self._refusals: dict[int, int] = {}
         self._generation = 0
@@ -104,7 +105,7 @@ class Outbox:
             threading.Thread(target=self._second_lane, args=(number,), name="reporter-2", daemon=True).start()
 
     def drain(self, seconds: float) -> int:
-        """Wait until every final report is acknowledged (or refused for good), at most ``seconds``; number of those left."""
+        """Wait at most ``seconds`` until every final report is acknowledged or refused for good; number of those left."""
         limit = time.monotonic() + seconds
         with self._condition:
             while True:
@@ -177,11 +178,14 @@ class Outbox:
             limit = time.monotonic() + _STUCK_AFTER
             while self._busy_since is not None and time.monotonic() < limit and not self._closed:
                 self._condition.wait(limit - time.monotonic())
+            if self._closed or number in self._in_flight:
+                return  # closed: the store may be gone already
             entries = [entry for entry in self._store.undelivered(finals_only=True) if entry.id == number]
-            if not entries or number in self._in_flight or self._closed:
+            if not entries:
                 return
             self._in_flight.add(number)
-        logger.warning("a request to the server hangs; the final report of job %s goes by another connection", entries[0].job_id)
+        logger.warning("a request to the server hangs; the final report of job %s goes by another connection",
+                       entries[0].job_id)
         self._send(entries)
 
     def _send(self, batch: list[OutboxEntry]) -> None:
