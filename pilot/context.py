@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from pilot.info.queuedata import QueueData
     from pilot.monitoring.batch import BatchSystem
     from pilot.monitoring.node import NodeDescription
+    from pilot.options import Options
     from pilot.panda.credentials import Credentials
     from pilot.panda.outbox import Reporter
     from pilot.panda.server import PandaServer
     from pilot.payload.process import Supervisor
-    from pilot.options import Options
     from pilot.settings import Settings
     from pilot.store.pilotdb import OwnerLock, PilotDB
     from pilot.user.base import Experiment

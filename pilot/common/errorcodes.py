@@ -123,7 +123,8 @@ _TABLE = (
     ErrorEntry(1337, "BADMEMORYMONITORJSON", "Memory monitor produced bad output", 10),
     ErrorEntry(1338, "STAGEINAUTHENTICATIONFAILURE", "Authentication failure during stage-in", 4),
     ErrorEntry(1339, "DBRELEASEFAILURE", "Local DBRelease handling failed (consult Pilot log)", 5),
-    ErrorEntry(1340, "SINGULARITYNEWUSERNAMESPACE", "Singularity/Apptainer: Failed invoking the NEWUSER namespace runtime", 5),
+    ErrorEntry(
+        1340, "SINGULARITYNEWUSERNAMESPACE", "Singularity/Apptainer: Failed invoking the NEWUSER namespace runtime", 5),
     ErrorEntry(1341, "BADQUEUECONFIGURATION", "Bad queue configuration detected", 4),
     ErrorEntry(1342, "MIDDLEWAREIMPORTFAILURE", "Failed to import middleware (consult Pilot log)", 4),
     ErrorEntry(1343, "NOOUTPUTINJOBREPORT", "Found no output in job report", 7),
@@ -174,8 +175,9 @@ _TABLE = (
 
 ERROR_TABLE = {entry.code: entry for entry in _TABLE}
 
-# Pilot code -> (shell exit code, text). Range 64-113 is the pilot's own, 128+n belongs to signal n. The order is protocol:
-# Harvester's look-up takes the first entry that has the wanted shell code. SIGINT is reported as 1200 but exits 130.
+# Pilot code -> (shell exit code, text). Range 64-113 is the pilot's own, 128+n belongs to signal n. The order is
+# protocol: Harvester's look-up takes the first entry that has the wanted shell code. SIGINT is reported as 1200 but
+# exits 130.
 _SHELL_TABLE: dict[int, tuple[int, str]] = {
     -1: (64, "Site offline"),
     1377: (64, "CVMFS is not responding"),
@@ -210,7 +212,7 @@ _SHELL_TABLE: dict[int, tuple[int, str]] = {
     1207: (135, "Job killed by signal: SIGBUS"),
 }
 
-# Signal name -> pilot code, for the report (decision 1 of the design). Every other signal is 1200 with its name in the text.
+# Signal name -> pilot code, for the report (decision 1 of the design). Every other one is 1200, its name in the text.
 SIGNAL_CODES = {"SIGTERM": 1201, "SIGQUIT": 1202, "SIGSEGV": 1203, "SIGXCPU": 1204, "SIGUSR1": 1206, "SIGBUS": 1207}
 
 DIAGNOSIS_LIMIT = 256

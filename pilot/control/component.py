@@ -1,4 +1,4 @@
-"""A control component: one thread with one typed inbox. It blocks on the inbox, does what a message asks for, and posts on."""
+"""A control component: one thread with one typed inbox. It blocks there, does what a message asks for, and posts on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Component:
-    """Base of the components. Subclasses implement :meth:`handle`; an exception there ends the message, not the thread."""
+    """Base of the components. Subclasses implement ``handle``; an exception there ends the message, not the thread."""
 
     name = "component"
 
@@ -78,7 +78,7 @@ class Component:
                 self.timeout()
             else:
                 self.handle(message)
-        except Exception as exc:  # the last line of defence: the thread must live on
+        except Exception as exc:  # noqa: BLE001 - the last line of defence: the thread must live on
             logger.error("internal error in component %s at %r: %s", self.name, message, exc)
             logger.error("%s", traceback.format_exc())
             self._end_message(message, exc)
@@ -86,8 +86,9 @@ class Component:
     def _end_message(self, message: Any, exc: BaseException) -> None:
         try:
             self.failed(message, exc)
-        except Exception:  # nothing is left to try, but the thread must live on for the other jobs
-            logger.critical("component %s could not end %r in an orderly way:\n%s", self.name, message, traceback.format_exc())
+        except Exception:  # noqa: BLE001 - nothing is left to try, but the thread must live on for the other jobs
+            logger.critical("component %s could not end %r in an orderly way:\n%s", self.name, message,
+                            traceback.format_exc())
 
 
 def describe(exc: BaseException) -> tuple[int, str]:

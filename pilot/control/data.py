@@ -1,7 +1,7 @@
 """control/data: moves the inputs here, and carries out the tail: outputs, log archive, log.
 
-Stage-in and stage-out are two threads with an inbox each, so that with ``jobs.pipelining`` the next job's inputs may come
-while this job's outputs leave.
+Stage-in and stage-out are two threads with an inbox each, so that with ``jobs.pipelining`` the next job's inputs may
+come while this job's outputs leave.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def staging_context(ctx: PilotContext, job: Job) -> StagingContext:
         redundant_patterns=ctx.experiment.redundant_files, payload_logs=(payload.payloadstdout, payload.payloadstderr))
 
 
-def add_error(ctx: PilotContext, job: Job, code: int, text: str) -> None:
-    """Add an error to the job, the store and the log."""
-    if job.errors.add(code, text):
+def add_error(ctx: PilotContext, job: Job, code: int, text: str, *, rank: int | None = None) -> None:
+    """Add an error to the job, the store and the log; ``rank`` overrides the table's."""
+    if job.errors.add(code, text, rank=rank):
         diagnosis = list(job.errors)[-1].diagnosis
         ctx.store.add_error(job.jobid, code, diagnosis)
         logger.error("job %s: error %d: %s", job.jobid, code, diagnosis)

@@ -1,7 +1,7 @@
 """Gets jobs: from a file, else from the server; waits between attempts wake up at once when the pilot is to end.
 
-Only answers count against ``-v`` and ``-x``. A server that cannot be reached has a patience of its own: transport errors
-are repeated inside one request, and then count as one failure.
+Only answers count against ``-v`` and ``-x``. A server that cannot be reached has a patience of its own: transport
+errors are repeated inside one request, and then count as one failure.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pilot.control.messages import FetchJob, JobsGranted, NoMoreJobs
 from pilot.control.retrieval import RetrievalLimits
 from pilot.control.shutdown import StopReason
 from pilot.info.jobfile import find_job_file, take_job
-from pilot.panda.errors import TransportError
 from pilot.panda.answers import JobAnswer, JobRequest
+from pilot.panda.errors import TransportError
 from pilot.util.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class _Stopped(Exception):
 
 
 class JobFetcher(Component):
-    """The thread that asks for jobs. One :class:`FetchJob` is answered by one JobsGranted or NoMoreJobs to control/job."""
+    """The thread that asks for jobs. A FetchJob is answered by one JobsGranted or NoMoreJobs to control/job."""
 
     name = "getjob"
 
@@ -50,7 +50,8 @@ class JobFetcher(Component):
         self._push = options.harvester_submitmode.lower() == "push"
         timefloor = ctx.queue.timefloor if ctx.experiment.allow_timefloor(options.harvester_submitmode.lower()) else 0
         self.limits = RetrievalLimits.from_options(
-            options.getjob_requests, options.getjob_failures, harvester=ctx.harvester, push=self._push, timefloor=timefloor)
+            options.getjob_requests, options.getjob_failures, harvester=ctx.harvester, push=self._push,
+            timefloor=timefloor)
         self._began = time.monotonic()
         self._left_over: list[Mapping[str, object]] = []
 
@@ -154,7 +155,7 @@ class JobFetcher(Component):
         server = self.ctx.settings.server
         if self.ctx.harvester:
             return float(server.getjob_wait_harvester)
-        return random.uniform(server.getjob_wait, max(server.getjob_wait, server.getjob_wait_max))  # noqa: S311
+        return random.uniform(server.getjob_wait, max(server.getjob_wait, server.getjob_wait_max))
 
     # --- sources ------------------------------------------------------------------------------------------------------
 
@@ -189,8 +190,10 @@ class JobFetcher(Component):
         self.limits.failed()
         if answer.permanent:
             raise PilotException(
-                f"the server refuses this pilot's identity: {answer.text}; look at the proxy's role or the token", code=1177)
-        logger.info("no job from the server: %s (status code %d)", answer.text or "no jobs in PanDA", answer.status_code)
+                f"the server refuses this pilot's identity: {answer.text}; look at the proxy's role or the token",
+                code=1177)
+        logger.info("no job from the server: %s (status code %d)", answer.text or "no jobs in PanDA",
+                    answer.status_code)
         return None
 
     def _ask(self, request: JobRequest) -> Optional[JobAnswer]:
@@ -226,7 +229,9 @@ class JobFetcher(Component):
         from pilot.monitoring.space import free_space
 
         free = free_space(ctx.home, ctx.environ)
-        limits = [*([free // _MEGABYTE] if free is not None else []), *([ctx.queue.maxwdir] if ctx.queue.maxwdir > 0 else [])]
+        limits = [] if free is None else [free // _MEGABYTE]
+        if ctx.queue.maxwdir > 0:
+            limits.append(ctx.queue.maxwdir)
         return JobRequest(
             site_name=ctx.queue.resource, computing_element=options.queue, prod_source_label=ctx.job_label,
             disk_space=min(limits, default=0), memory=ctx.node.memory_mb, cpu=ctx.node.mhz, node=ctx.node.host_name,

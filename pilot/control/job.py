@@ -28,8 +28,8 @@ from pilot.control.messages import (
     Validate,
 )
 from pilot.control.reports import final_message, heartbeat_message
-from pilot.info.job import Job
 from pilot.info.encoding import JobRefused
+from pilot.info.job import Job
 from pilot.info.jobparser import parse_job
 from pilot.util.logs import start_job_log
 from pilot.util.redact import register_secret
@@ -176,7 +176,7 @@ class JobComponent(Component):
         job.workdir = self.ctx.home / f"PanDA_Pilot-{job.jobid}"
         try:
             os.mkdir(job.workdir, 0o770)
-            os.chmod(job.workdir, 0o770)  # whatever the umask says
+            os.chmod(job.workdir, 0o770)  # noqa: S103 - the mode that sites expect, whatever the umask says
         except OSError as exc:
             add_error(self.ctx, job, 1199, f"job work directory {job.workdir}: {exc.strerror}")
             return False
@@ -209,8 +209,8 @@ class JobComponent(Component):
             return
         script = getattr(sys.modules["__main__"], "__file__", None) or ""
         directory = self.ctx.environ.get("PANDA_PILOT_SOURCE") or (
-            os.path.dirname(os.path.join(self.ctx.launch_dir, script)) if os.path.basename(script) == "pilot.py" else "")
-        if not directory:
+            os.path.dirname(os.path.join(self.ctx.launch_dir, script)))
+        if os.path.basename(script) != "pilot.py" and "PANDA_PILOT_SOURCE" not in self.ctx.environ:
             return  # started as a library or an installed command: there is no wrapper that looks there
         path = Path(directory) / self.ctx.settings.pilot.jobid_file
         try:

@@ -89,7 +89,8 @@ class InvalidTransition(Exception):
     """An event that cannot happen in this stage; the text carries the job's story."""
 
     def __init__(self, state: JobState, event: Event, story: str = "") -> None:
-        super().__init__(f"event '{event.value}' cannot happen in stage '{state.stage.value}'{'; ' + story if story else ''}")
+        tail = f"; {story}" if story else ""
+        super().__init__(f"event '{event.value}' cannot happen in stage '{state.stage.value}'{tail}")
         self.state = state
         self.event = event
 

@@ -173,7 +173,8 @@ class MonitorComponent(Component):
         if watch is None:
             return  # a late answer for a job that has left
         if commands.already_done or commands.stale:
-            logger.warning("job %s: the server has closed this job (%s): no more heartbeats", job_id, ",".join(commands.words))
+            logger.warning("job %s: the server has closed this job (%s): no more heartbeats", job_id,
+                           ",".join(commands.words))
             self._timers.cancel(f"{job_id}:heartbeat")
         if commands.kill:
             if not watch.job.cancel.cancelled:

@@ -6,7 +6,7 @@ import logging
 import os
 import queue
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pilot.common.exception import FileHandlingFailure, PilotException
 from pilot.control.component import Component, describe
@@ -15,14 +15,11 @@ from pilot.control.lifecycle import Event
 from pilot.control.messages import LookAround, PayloadEnded, PayloadStarted, RunPayload
 from pilot.info.job import Job
 from pilot.payload.command import build_environment, payload_command, shell_argv
-from pilot.payload.diagnose import Evidence, diagnose, find_core_dumps
+from pilot.payload.diagnose import FINDING_RANKS, Evidence, diagnose, find_core_dumps
 from pilot.payload.jobreport import read_job_report, remove_reports
 from pilot.payload.process import Child, ExitStatus
 from pilot.payload.transform import allowed_bases
 from pilot.util.cancel import CancelledError
-
-if TYPE_CHECKING:
-    from pilot.context import PilotContext
 
 logger = logging.getLogger(__name__)
 
@@ -172,11 +169,12 @@ class PayloadComponent(Component):
 
     def _judge(self, job: Job, status: ExitStatus) -> Event:
         settings = self.ctx.settings
-        stdout, stderr = (Path(job.workdir) / name for name in (settings.payload.payloadstdout, settings.payload.payloadstderr))
+        names = (settings.payload.payloadstdout, settings.payload.payloadstderr)
+        stdout, stderr = (Path(job.workdir) / name for name in names)
         aborted = job.cancel.cancelled
         for code, text in diagnose(job, status, stdout, stderr, Evidence(killed_by_pilot=aborted)):
             if not aborted:
-                add_error(self.ctx, job, code, text)
+                add_error(self.ctx, job, code, text, rank=FINDING_RANKS.get(code))
         if status.code != 0 and not aborted and not job.debug:
             for name in find_core_dumps(job.workdir, remove=True):
                 add_error(self.ctx, job, 1355, name)

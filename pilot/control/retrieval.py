@@ -34,7 +34,9 @@ class RetrievalLimits:
     """True when the last failure was a server that could not be reached."""
 
     @classmethod
-    def from_options(cls, requests: int, failures: int, *, harvester: bool, push: bool, timefloor: float) -> RetrievalLimits:
+    def from_options(
+        cls, requests: int, failures: int, *, harvester: bool, push: bool, timefloor: float
+    ) -> RetrievalLimits:
         """Apply the special rules: 60 requests in Harvester mode, 12 failures for push with the default of 5."""
         if harvester:
             requests = _HARVESTER_REQUESTS
@@ -51,7 +53,8 @@ class RetrievalLimits:
         if self.failures >= self.max_failures:
             return f"reached maximum number of getjob failures: {self.failures} (-x {self.max_failures})"
         if self.requests >= self.max_requests:
-            return f"reached maximum number of getjob requests: {self.requests} since the last job (-v {self.max_requests})"
+            return (f"reached maximum number of getjob requests: {self.requests} since the last job "
+                    f"(-v {self.max_requests})")
         return None
 
     def requested(self) -> None:

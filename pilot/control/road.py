@@ -33,7 +33,7 @@ class Track:
 
 
 class Road:
-    """All jobs between grant and final report. Events may come from any thread; they are applied one after the other."""
+    """All jobs between grant and final report. Events may come from any thread; they are applied one by one."""
 
     def __init__(self, ctx: PilotContext) -> None:
         self._ctx = ctx
@@ -108,7 +108,8 @@ class Road:
             logger.warning("job %s: %s in stage %s: %s", job_id, event.value, track.state.stage.value, text)
             track.job.cancel.cancel(code, text)
         elif step is Step.HURRY:
-            logger.warning("job %s: %s in stage %s: what is done may still leave", job_id, text, track.state.stage.value)
+            logger.warning("job %s: %s in stage %s: what is done may still leave", job_id, text,
+                           track.state.stage.value)
         return step in (Step.INTERRUPT, Step.HURRY)
 
     def _note(self, track: Track, event: Event, detail: str) -> None:

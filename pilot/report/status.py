@@ -32,7 +32,8 @@ def status_text(store: PilotDB, alive: bool) -> str:
     for job in store.jobs():
         lines += ["", *job_lines(store, job)]
     waiting = store.undelivered()
-    lines += ["", f"outbox: {len(waiting)} message(s) wait for the server, {store.unacknowledged()} final report(s) not acknowledged"]
+    lines += ["", f"outbox: {len(waiting)} message(s) wait for the server, "
+                  f"{store.unacknowledged()} final report(s) not acknowledged"]
     lines += [f"  job {entry.job_id}  {entry.state}{'  FINAL' if entry.final else ''}  {entry.attempts} attempt(s)  "
               f"{entry.last_error}" for entry in waiting]
     return "\n".join(lines)
@@ -46,9 +47,11 @@ def job_lines(store: PilotDB, job: JobRow) -> list[str]:
         message, delivered, error = final
         result = f"final report '{message.get('state')}' " + (
             f"acknowledged {clock(delivered)}" if delivered else f"NOT acknowledged{': ' + error if error else ''}")
+    exit_code = "-" if job.exit_code is None else job.exit_code
     lines = [f"job {job.job_id}  attempt {job.attempt}  {job.transformation}",
-             f"  granted {clock(job.granted)}  stage {job.state}  exit code {'-' if job.exit_code is None else job.exit_code}  {result}"]
-    lines += [f"    {clock(at)}  {event} -> {state}{'  ' + detail if detail else ''}" for at, event, state, detail in store.story(job.job_id)]
+             f"  granted {clock(job.granted)}  stage {job.state}  exit code {exit_code}  {result}"]
+    lines += [f"    {clock(at)}  {event} -> {state}{'  ' + detail if detail else ''}"
+              for at, event, state, detail in store.story(job.job_id)]
     lines += [f"    error {code}: {diagnosis}" for _, code, diagnosis in store.errors(job.job_id)]
     lines += [f"    {item['direction']:<9} {item['lfn']}  {item['bytes']} B  {item['status']}"
               f"{'  ' + str(item['detail']) if item['code'] else ''}" for item in store.transfers(job.job_id)]

@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 DATABASE_NAME = "pilot.db"
 
 # File systems on which WAL's shared memory does not work (or flushes are unreliable).
-_NETWORK_FILE_SYSTEMS = ("nfs", "lustre", "gpfs", "ceph", "beegfs", "panfs", "afs", "cifs", "smb", "fuse", "9p", "orangefs")
+_NETWORK_FILE_SYSTEMS = (
+    "nfs", "lustre", "gpfs", "ceph", "beegfs", "panfs", "afs", "cifs", "smb", "fuse", "9p", "orangefs")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class OwnerLock:
         self._descriptor: Optional[int] = None
 
     def acquire(self) -> bool:
-        """Take the lock; False when another living process has it. A directory that cannot be written counts as ours."""
+        """Take the lock; False when another living process has it. An unwritable directory counts as ours."""
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
@@ -122,7 +123,7 @@ class OwnerLock:
 
 
 class PilotDB:
-    """The database of one main work directory. All methods are safe to call from any thread and never raise sqlite errors.
+    """The database of one main work directory; thread-safe. A disk that refuses never makes a method fail.
 
     Args:
         path: the file, normally ``pilot.db`` in the main work directory; None keeps everything in memory.
@@ -297,7 +298,9 @@ class PilotDB:
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
-    def add_job(self, job_id: str, attempt: int, token: str, granted: float, definition: str, transformation: str) -> None:
+    def add_job(
+        self, job_id: str, attempt: int, token: str, granted: float, definition: str, transformation: str
+    ) -> None:
         """Store a job in the moment it was granted (from here on a killed pilot cannot lose it)."""
         self._execute(
             "INSERT OR REPLACE INTO jobs (job_id, attempt, token, granted, state, definition, transformation) "
@@ -337,8 +340,8 @@ class PilotDB:
 
     def story(self, job_id: str) -> list[tuple[float, str, str, str]]:
         """(time, event, state, detail) of each step of a job."""
-        return [tuple(row) for row in
-                self._query("SELECT at, event, state, detail FROM transitions WHERE job_id=? ORDER BY rowid", (job_id,))]
+        return [tuple(row) for row in self._query(
+            "SELECT at, event, state, detail FROM transitions WHERE job_id=? ORDER BY rowid", (job_id,))]
 
     def errors(self, job_id: str) -> list[tuple[float, int, str]]:
         """(time, code, diagnosis) of each error of a job."""
@@ -357,11 +360,12 @@ class PilotDB:
             "SELECT at, cpu, cores, rss, processes FROM samples WHERE job_id=? ORDER BY rowid", (job_id,))]
 
     def unreported_jobs(self, exclude_token: str = "") -> list[JobRow]:
-        """Jobs that were granted and have no final report in the outbox, taken by another pilot than ``exclude_token``."""
+        """Granted jobs without a final report in the outbox, taken by another pilot than ``exclude_token``."""
         columns = ",".join(f"j.{name}" for name in JobRow.__dataclass_fields__)
         rows = self._query(
             f"SELECT {columns} FROM jobs j WHERE j.token<>? AND NOT EXISTS "  # noqa: S608 - fixed names
-            "(SELECT 1 FROM outbox o WHERE o.job_id=j.job_id AND o.final=1 AND o.created>=j.granted) ORDER BY j.granted",
+            "(SELECT 1 FROM outbox o WHERE o.job_id=j.job_id AND o.final=1 AND o.created>=j.granted) "
+            "ORDER BY j.granted",
             (exclude_token,))
         return [JobRow(*row) for row in rows]
 
@@ -410,7 +414,7 @@ class PilotDB:
         """Messages that wait for delivery, final reports first, then by age."""
         extra = " AND final=1" if finals_only else ""
         rows = self._query(
-            "SELECT id, job_id, final, state, message, created, attempts, last_error FROM outbox "
+            "SELECT id, job_id, final, state, message, created, attempts, last_error FROM outbox "  # noqa: S608 - fixed
             f"WHERE delivered IS NULL AND refused=0{extra} ORDER BY final DESC, id")
         return [OutboxEntry(row[0], row[1], bool(row[2]), row[3], json.loads(row[4]), *row[5:]) for row in rows]
 
@@ -428,7 +432,8 @@ class PilotDB:
 
     def mark_refused(self, entry_id: int, error: str) -> None:
         """The server called the message invalid: keep it for people, do not repeat it."""
-        self._execute("UPDATE outbox SET refused=1, attempts=attempts+1, last_error=? WHERE id=?", (error[:500], entry_id))
+        self._execute("UPDATE outbox SET refused=1, attempts=attempts+1, last_error=? WHERE id=?",
+                      (error[:500], entry_id))
 
     def drop_heartbeats(self, job_id: str) -> None:
         """Forget undelivered heartbeats of a job."""

@@ -50,7 +50,7 @@ def load_experiment(name: str, plugins: Mapping[str, object] | None = None) -> E
             try:
                 return _checked(target.load(), name)
             except (ImportError, AttributeError) as exc:
-                raise UnknownExperiment(f"--pilot-user {name}: the installed plug-in cannot be imported: {exc}") from exc
+                raise UnknownExperiment(f"--pilot-user {name}: the plug-in cannot be imported: {exc}") from exc
     known = ", ".join(sorted({*_builtin(), *(found for found, _ in _entry_points())}))
     raise UnknownExperiment(f"--pilot-user {name}: no such experiment plug-in; known: {known}")
 

@@ -1,4 +1,4 @@
-"""What a pilot does beside its jobs: describes the node to the server, keeps its token fresh. Never delays or fails a job."""
+"""What a pilot does beside its jobs: describes the node to the server, keeps its token fresh. No job waits for it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _write(path: Path, content: Mapping[str, object]) -> None:
 
 
 def token_renewal_wanted(ctx: PilotContext) -> bool:
-    """True when an OIDC token is in use and neither option ``-y`` nor the queue (``no_token_renewal``) forbids renewing it."""
+    """True when an OIDC token is in use and neither ``-y`` nor the queue (``no_token_renewal``) forbids renewing it."""
     return (ctx.server is not None and ctx.credentials is not None and ctx.options.token_renewal
             and "no_token_renewal" not in ctx.queue.catchall and bool(ctx.credentials.token()))
 

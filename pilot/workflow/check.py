@@ -43,7 +43,8 @@ def _checks(options: Options, settings: Settings) -> Iterator[Finding]:
     free, need = free_space(Path.cwd(), os.environ), settings.pilot.free_space_limit
     good = free is None or free > need
     yield "local space", 0 if good else 1098, f"{free} B free in {Path.cwd()}, {need} B needed"
-    yield "work directory", 0 if os.access(".", os.W_OK) else 1199, f"{Path.cwd()} {'is' if os.access('.', os.W_OK) else 'is NOT'} writable"
+    writable = os.access(".", os.W_OK)
+    yield "work directory", 0 if writable else 1199, f"{Path.cwd()} is {'' if writable else 'NOT '}writable"
     credentials = Credentials.from_environment(options)
     identity = "OIDC token" if credentials.token() else credentials.proxy() or "none (plain http or anonymous TLS only)"
     yield "identity", 0, identity

@@ -41,7 +41,8 @@ def _searched(directory: str) -> tuple[list[Path], int]:
 def _server_factory(options: Options, settings: Settings) -> Callable[[str], PandaServer]:
     def make(stored: str) -> PandaServer:
         url = server_base_url(options, settings) if options.url or not stored else stored
-        return PandaServer(url, settings, credentials=Credentials.from_environment(options), user_agent=user_agent(PILOT_VERSION))
+        credentials = Credentials.from_environment(options)
+        return PandaServer(url, settings, credentials=credentials, user_agent=user_agent(PILOT_VERSION))
 
     return make
 
@@ -52,13 +53,15 @@ def run_recover(options: Options, settings: Settings) -> int:
     left = 0
     make_server = _server_factory(options, settings)
     for path in found:
-        result = recover_database(path, make_server, settings, patience=min(_RECOVER_PATIENCE, settings.server.final_patience))
+        patience = min(_RECOVER_PATIENCE, settings.server.final_patience)
+        result = recover_database(path, make_server, settings, patience=patience)
         if result.owner_alive:
             _say(f"{path}: its pilot is alive and delivers its reports itself")
             continue
         for job_id in result.abandoned:
             _say(f"{path}: job {job_id} had no final report: reported as failed")
-        _say(f"{path}: {result.delivered} report(s) delivered, {result.left} left{'; ' + result.problem if result.problem else ''}")
+        problem = f"; {result.problem}" if result.problem else ""
+        _say(f"{path}: {result.delivered} report(s) delivered, {result.left} left{problem}")
         left += result.left
     return shell_exit_code(1318) if left else code
 

@@ -1,4 +1,4 @@
-"""The generic workflow: four control components around one road, and a main thread that waits for signals or the end."""
+"""The generic workflow: control components around one road, and a main thread that waits for signals or the end."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def _wait(ctx: PilotContext) -> None:
         if isinstance(wake, SignalArrived):
             if ctx.shutdown.begin_signal(wake.signum):
                 _begin_ending(ctx)
-        elif ctx.shutdown.deadline is not None and ctx.shutdown.remaining(1.0) <= ctx.shutdown.grace * (1 - _REPORT_SHARE):
+        elif ctx.shutdown.deadline is not None and (
+                ctx.shutdown.remaining(1.0) <= ctx.shutdown.grace * (1 - _REPORT_SHARE)):
             _give_up(ctx)
             return
 
@@ -85,7 +86,8 @@ def _begin_ending(ctx: PilotContext) -> None:
     assert reason is not None
     now = time.monotonic()
     os.environ["PILOT_WRAP_UP"] = "QUICKLY"
-    ctx.road.monitor.post(DeadlineSet(now + ctx.shutdown.grace * _OUTPUTS_SHARE, now + ctx.shutdown.grace * _TAIL_SHARE, reason))
+    grace = ctx.shutdown.grace
+    ctx.road.monitor.post(DeadlineSet(now + grace * _OUTPUTS_SHARE, now + grace * _TAIL_SHARE, reason))
     for job in ctx.road.jobs():
         ctx.road.abort(job.jobid, Event.SIGNAL, reason.code, f"the pilot received {reason.text}")
     ctx.reporter.hurry()
@@ -102,7 +104,7 @@ def _give_up(ctx: PilotContext) -> None:
 
 
 def _drain(ctx: PilotContext) -> None:
-    """Wait for the delivery of final reports: as long as the settings allow, or as the deadline after a signal leaves."""
+    """Wait for the delivery of final reports: as long as the settings allow, or as a signal's deadline leaves."""
     if not ctx.reporter.drain(0.0):
         return
     limit = time.monotonic() + ctx.settings.server.final_patience

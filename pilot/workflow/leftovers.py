@@ -1,7 +1,7 @@
 """Delivers what a dead pilot has left: reports in its outbox, and a final report for jobs that have none.
 
-Used by ``pilot.py --recover``, by a pilot that starts where another one has died, and at the end of a pilot whose deadline
-has passed. A lock tells whether a database's owner is alive; neither age nor pid does.
+Used by ``pilot.py --recover``, by a pilot that starts where another one has died, and at the end of a pilot whose
+deadline has passed. A lock tells whether a database's owner is alive; neither age nor pid does.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Callable, Optional
 from pilot.common.errorcodes import message_of
 from pilot.common.errors import ErrorList
 from pilot.panda.answers import Verdict
-from pilot.panda.server import PandaServer
 from pilot.panda.messages import local_time, server_time
+from pilot.panda.server import PandaServer
 from pilot.payload.process import MARKER
 from pilot.store.pilotdb import DATABASE_NAME, JobRow, OwnerLock, PilotDB, boot_id
 from pilot.util import procfs
@@ -79,8 +79,9 @@ def report_abandoned(store: PilotDB, own_token: str, text: str = KILLED_TEXT) ->
 
 
 def _abandoned_report(store: PilotDB, row: JobRow, text: str) -> Mapping[str, object]:
-    """Return the final report of a job that nobody carries on; it goes out with the batch id and names of its own pilot."""
-    base: dict[str, object] = json.loads(row.skeleton) if row.skeleton else {"jobId": int(row.job_id), "attemptNr": row.attempt}
+    """Return the final report of a job that nobody carries on, with the batch id and the names of its own pilot."""
+    bare = {"jobId": int(row.job_id), "attemptNr": row.attempt}
+    base: dict[str, object] = json.loads(row.skeleton) if row.skeleton else dict(bare)
     errors = ErrorList()
     for _, code, diagnosis in store.errors(row.job_id):
         errors.add(code, diagnosis)
@@ -150,7 +151,8 @@ def recover_database(path: Path, make_server: MakeServer, settings: Settings, *,
 
 def _deliver(store: PilotDB, server: PandaServer, settings: Settings, result: Recovery, patience: float,
              stop: CancelToken) -> None:
-    backoff = Backoff(max(settings.server.retry_base, 0.01), max(settings.server.retry_max, settings.server.retry_base, 0.01))
+    base = max(settings.server.retry_base, 0.01)
+    backoff = Backoff(base, max(settings.server.retry_max, base))
     limit = time.monotonic() + patience
     for row in {entry.job_id for entry in store.undelivered()}:
         store.drop_heartbeats(row)

@@ -1,4 +1,4 @@
-"""From a parsed command line to the exit code: work directory, log, PilotDB, queue, then the workflow, then the way out.
+"""From a parsed command line to the exit code: work directory, log, PilotDB, queue, the workflow, the way out.
 
 ::
 
@@ -69,8 +69,9 @@ def run(options: Options, settings: Settings) -> int:
     _log_settings(options, settings)
     store, lock = _open_store(home)
     ctx = PilotContext(
-        options=options, settings=settings, environ=environ, launch_dir=launch_dir, home=home, token=secrets.token_hex(8),
-        experiment=experiment, store=store, lock=lock, supervisor=Supervisor(), node=NodeDescription(environ),
+        options=options, settings=settings, environ=environ, launch_dir=launch_dir, home=home,
+        token=secrets.token_hex(8), experiment=experiment, store=store, lock=lock, supervisor=Supervisor(),
+        node=NodeDescription(environ),
         batch=find_batch_system(environ), harvester=is_harvester_mode(options, environ),
         kubernetes="K8S_JOB_ID" in environ, started=started,
         shutdown=Shutdown(settings.shutdown.pod_deadline if options.pod else settings.shutdown.deadline,
