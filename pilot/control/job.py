@@ -126,7 +126,7 @@ class JobComponent(Component):
             start_job_log(job.jobid)
             job.start_time = message.wall
             job.timing.spans["getjob"] = message.seconds
-            job.timing.spans["setup"] = max(0.0, time.monotonic() - self.ctx.started - message.seconds)
+            job.timing.spans["initial"] = max(0.0, time.monotonic() - self.ctx.started - message.seconds)
             self._last_task = job.taskid
             logger.info("received job: id=%s task=%s attempt=%d: %s", job.jobid, job.taskid or "-", job.attemptnr,
                         job.transformation[:200])

@@ -65,9 +65,9 @@ class PayloadComponent(Component):
     def _run_job(self, job: Job) -> Event:
         self.say(f"job {job.jobid}: setup")
         job.cancel.check()
-        job.timing.mark("payload_setup")
+        job.timing.mark("setup")
         line = self._command(job)
-        job.timing.stop("payload_setup")
+        job.timing.stop("setup")
         job.cancel.check()
         logger.info("job %s: payload command: %s", job.jobid, line)
         job.timing.mark("payload")

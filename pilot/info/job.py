@@ -19,8 +19,8 @@ from pilot.util.cancel import CancelToken
 class JobTiming:
     """When things happened, twice: wall clock for people and the server, monotonic for durations (clocks jump).
 
-    ``mark("stagein")`` starts a span, ``stop("stagein")`` ends it; names: getjob, setup, stagein, payload, stageout,
-    log, final.
+    ``mark("stagein")`` starts a span, ``stop("stagein")`` ends it; names: initial (start-up of the pilot), getjob,
+    stagein, setup (of the payload), payload, stageout, log.
     """
 
     started: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,74 @@
+"""The end of a pilot: reasons, deadlines, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from pilot.control.shutdown import Shutdown, SignalArrived, StopReason, WorkDone, signal_code
+
+TABLE = {"SIGTERM": 1201, "SIGQUIT": 1202, "SIGSEGV": 1203, "SIGXCPU": 1204, "SIGUSR1": 1206, "SIGBUS": 1207,
+         "SIGINT": 1200, "SIGHUP": 1200, "SIGALRM": 1200}
+
+
+@pytest.mark.parametrize("name, code", TABLE.items())
+def test_signals_have_the_codes_of_the_published_table(name: str, code: int) -> None:
+    assert signal_code(getattr(signal, name)) == (code, name)
+
+
+def test_sigterm_in_a_pod_is_a_preemption() -> None:
+    assert signal_code(signal.SIGTERM, kubernetes=True) == (1379, "SIGTERM")
+    assert signal_code(signal.SIGINT, kubernetes=True) == (1200, "SIGINT")
+
+
+def test_the_first_signal_sets_the_deadline_and_further_ones_change_nothing() -> None:
+    shutdown = Shutdown(100)
+    assert shutdown.begin_signal(signal.SIGTERM)
+    deadline = shutdown.deadline
+    assert deadline is not None and shutdown.stopping.cancelled
+    assert not shutdown.begin_signal(signal.SIGINT)
+    assert shutdown.deadline == deadline and shutdown.signum == signal.SIGTERM
+
+
+@pytest.mark.parametrize("name", ["SIGCONT", "SIGUSR2"])
+def test_harmless_signals_end_nothing(name: str) -> None:
+    shutdown = Shutdown(100)
+    assert not shutdown.begin_signal(getattr(signal, name))
+    assert not shutdown.stopping.cancelled and shutdown.reason is None
+
+
+def test_a_signal_is_stronger_than_running_out_of_jobs() -> None:
+    shutdown = Shutdown(100)
+    shutdown.stop(StopReason("one job per pilot"))
+    assert shutdown.begin_signal(signal.SIGTERM)
+    assert shutdown.reason is not None and shutdown.reason.code == 1201 and shutdown.deadline is not None
+
+
+def test_handlers_post_what_arrives_and_the_main_thread_gets_it() -> None:
+    shutdown = Shutdown(100)
+    previous = {number: signal.getsignal(number) for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP)}
+    try:
+        shutdown.install_handlers()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert shutdown.next_wake(10) == SignalArrived(signal.SIGUSR1)
+        shutdown.work_done()
+        assert isinstance(shutdown.next_wake(10), WorkDone)
+        assert shutdown.next_wake(0) is None
+    finally:
+        for number, handler in previous.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def test_a_fault_signal_is_taken_once() -> None:
+    shutdown = Shutdown(100)
+    previous = signal.getsignal(signal.SIGSEGV)
+    try:
+        signal.signal(signal.SIGSEGV, shutdown._handle)
+        os.kill(os.getpid(), signal.SIGSEGV)
+        assert shutdown.next_wake(10) == SignalArrived(signal.SIGSEGV)
+        assert signal.getsignal(signal.SIGSEGV) is signal.SIG_DFL, "a real fault must not be handled for ever"
+    finally:
+        signal.signal(signal.SIGSEGV, previous)
