@@ -105,7 +105,7 @@ class Outbox:
             threading.Thread(target=self._second_lane, args=(number,), name="reporter-2", daemon=True).start()
 
     def drain(self, seconds: float) -> int:
-        """Wait at most ``seconds`` until every final report is acknowledged or refused for good; number of those left."""
+        """Wait at most ``seconds`` until each final report is acknowledged or refused for good; number of those left."""
         limit = time.monotonic() + seconds
         with self._condition:
             while True:
@@ -146,7 +146,9 @@ class Outbox:
                 try:
                     self._send(batch)
                 finally:
-                    self._busy_since = None
+                    with self._condition:
+                        self._busy_since = None
+                        self._condition.notify_all()
                 continue
             with self._condition:
                 if self._generation != generation:
@@ -176,10 +178,13 @@ class Outbox:
         """Deliver one final report by another connection when the sender stays stuck."""
         with self._condition:
             limit = time.monotonic() + _STUCK_AFTER
-            while self._busy_since is not None and time.monotonic() < limit and not self._closed:
+            stuck_since = self._busy_since
+            while self._busy_since == stuck_since and time.monotonic() < limit and not self._closed:
                 self._condition.wait(limit - time.monotonic())
             if self._closed or number in self._in_flight:
                 return  # closed: the store may be gone already
+            if stuck_since is None or self._busy_since != stuck_since:
+                return  # the sender is free again: it does this
             entries = [entry for entry in self._store.undelivered(finals_only=True) if entry.id == number]
             if not entries:
                 return
@@ -202,6 +207,9 @@ class Outbox:
         finally:
             with self._condition:
                 self._in_flight.difference_update(entry.id for entry in batch)
+                # What failed is the sender's again. It may sleep: it saw nothing to do while the second lane was at it.
+                self._waiting = True
+                self._generation += 1
                 self._condition.notify_all()
 
     def _prepared(self, entry: OutboxEntry) -> Mapping[str, object]:

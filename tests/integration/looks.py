@@ -1,0 +1,36 @@
+"""What tests of the whole pilot look at when it has ended: exit code, clean words, output report, archive."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any, Mapping
+
+from harness import Pilot
+
+
+def ended_well(pilot: Pilot, code: int = 0) -> Pilot:
+    """Assert the exit code, and that neither output nor log has a traceback: every error has words of its own."""
+    for text in (pilot.output, pilot.log):
+        assert "Traceback" not in text and "internal error in component" not in text, text[-8000:]
+    assert pilot.process.returncode == code, f"exit code {pilot.process.returncode}:\n{pilot.output[-6000:]}"
+    return pilot
+
+
+def report_of(final: Mapping[str, Any]) -> dict[str, Any]:
+    """The output report of a final update: {lfn: {guid, fsize, adler32, ...}}."""
+    text = final.get("xml") or "{}"
+    return dict(json.loads(text))
+
+
+def archive(path: Path) -> dict[str, bytes]:
+    """Members of a log archive without the top directory: {name: content}, links and directories left out."""
+    found = {}
+    with tarfile.open(path) as tar:
+        for member in tar.getmembers():
+            if member.isfile():
+                stream = tar.extractfile(member)
+                assert stream is not None
+                found[member.name.partition("/")[2]] = stream.read()
+    return found
