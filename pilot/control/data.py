@@ -101,8 +101,8 @@ class StageOutLane(Component):
         job.timing.mark("stageout")
         context = staging_context(self.ctx, job)
         outputs_left = self._outputs(job, context) if message.outputs else True
-        log_left = self._log(job, context)
         job.timing.stop("stageout")
+        log_left = self._log(job, context)  # a span of its own; the report adds it to the stage-out
         self.say("idle")
         self.ctx.road.happened(job, Event.STAGED_OUT if outputs_left and log_left else Event.STAGEOUT_FAILED)
 

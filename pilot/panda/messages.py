@@ -54,67 +54,9 @@ class ReportEnvironment:
     kubernetes: bool = False
     pilot_timing_fields: int = 5
 
-    @classmethod
-    def from_environ(
-        cls,
-        environ: Mapping[str, str],
-        *,
-        site_name: str,
-        node: str,
-        pilot_version: str,
-        version_tag: str = "PR",
-        cpu_consumption_unit: str = "",
-        cpu_architecture_level: str = "",
-        pilot_timing_fields: int = 5,
-    ) -> ReportEnvironment:
-        """Return the environment of this pilot; GTAG, PANDA_JSID and K8S_JOB_ID are read from ``environ``."""
-        return cls(
-            site_name=site_name,
-            node=node,
-            pilot_version=pilot_version,
-            version_tag=version_tag,
-            gtag=environ.get("GTAG") or "unknown",
-            scheduler_id=environ.get("PANDA_JSID") or "unknown",
-            cpu_consumption_unit=cpu_consumption_unit,
-            cpu_architecture_level=cpu_architecture_level,
-            kubernetes="K8S_JOB_ID" in environ,
-            pilot_timing_fields=pilot_timing_fields,
-        )
-
     def pilot_id(self, batch_type: str) -> str:
         """Return ``<GTAG>|<batch system>|<version tag>|<pilot version>``, without the second when it is unknown."""
         return "|".join(part for part in (self.gtag, batch_type, self.version_tag, self.pilot_version) if part)
-
-
-_BATCH_VARIABLES = (
-    ("QSUB_REQNAME", "BQS"),
-    ("BQSCLUSTER", "BQS"),
-    ("PBS_JOBID", "Torque"),
-    ("LSB_JOBID", "LSF"),
-    ("JOB_ID", "Grid Engine"),
-    ("clusterid", "Condor"),
-    ("SLURM_JOB_ID", "SLURM"),
-    ("K8S_JOB_ID", "Kubernetes"),
-)
-
-
-def batch_system(environ: Mapping[str, str]) -> tuple[str, str]:
-    """Return (type, id) of the batch system, ("", "") when unknown.
-
-    Compute it once per job and store it in the job: the server refuses updates whose batchID has changed (6.3).
-    """
-    for name, kind in _BATCH_VARIABLES:
-        if environ.get(name):
-            return kind, environ[name]
-    try:
-        with open(environ.get("_CONDOR_JOB_AD", ""), encoding="utf-8", errors="replace") as stream:
-            for line in stream:
-                name, _, value = line.partition("=")
-                if name.strip() == "GlobalJobId":
-                    return "Condor", value.strip().strip('"')
-    except OSError:
-        pass  # No job ad: not a Condor slot.
-    return "", ""
 
 
 def build_update(

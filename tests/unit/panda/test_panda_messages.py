@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from pilot.info.filespec import FileSpec
 from pilot.info.job import Job
 from pilot.panda import messages, values
-from pilot.panda.messages import ReportEnvironment, batch_system, build_output_report, build_update, reduced
+from pilot.panda.messages import ReportEnvironment, build_output_report, build_update, reduced
 from pilot.panda.names import UPDATE_FIELDS
 
 ENV = ReportEnvironment(site_name="Q", node="slot1@wn1", pilot_version="2.13.0.1", cpu_consumption_unit="s+CPU+AVX2")
@@ -54,18 +53,8 @@ def test_a_heartbeat_says_who_and_where_and_nothing_final() -> None:
 
 def test_the_short_pilot_id_has_no_batch_system() -> None:
     assert ENV.pilot_id("") == "unknown|PR|2.13.0.1"
-    env = ReportEnvironment.from_environ(
-        {"GTAG": "https://log", "PANDA_JSID": "harvester-x", "K8S_JOB_ID": "k"},
-        site_name="Q",
-        node="n",
-        pilot_version="2.1",
-        version_tag="RC",
-    )
-    assert (
-        env.pilot_id("Kubernetes") == "https://log|Kubernetes|RC|2.1"
-        and env.scheduler_id == "harvester-x"
-        and env.kubernetes
-    )
+    env = ReportEnvironment(site_name="Q", node="n", pilot_version="2.1", version_tag="RC", gtag="https://log")
+    assert env.pilot_id("Kubernetes") == "https://log|Kubernetes|RC|2.1"
 
 
 def test_a_finished_report_has_outputs_times_and_the_job_report() -> None:
@@ -205,26 +194,6 @@ def test_a_stored_message_survives_json() -> None:
     done = job(outdata=[transferred("a.root")])
     message = build_update(done, "finished", ENV, NOW)
     assert values.to_v1(UPDATE_FIELDS, json.loads(json.dumps(message))) == values.to_v1(UPDATE_FIELDS, message)
-
-
-@pytest.mark.parametrize(
-    ("environ", "wanted"),
-    [
-        ({"SLURM_JOB_ID": "7", "K8S_JOB_ID": "k"}, ("SLURM", "7")),
-        ({"JOB_ID": "9"}, ("Grid Engine", "9")),
-        ({"K8S_JOB_ID": "k-1"}, ("Kubernetes", "k-1")),
-        ({}, ("", "")),
-        ({"_CONDOR_JOB_AD": "/nonexistent"}, ("", "")),
-    ],
-)
-def test_batch_systems_are_known_by_their_variables(environ: dict[str, str], wanted: tuple[str, str]) -> None:
-    assert batch_system(environ) == wanted
-
-
-def test_condor_is_known_by_its_job_ad(tmp_path: Path) -> None:
-    ad = tmp_path / "job.ad"
-    ad.write_text('x = 1\nGlobalJobIdX = "no"\nGlobalJobId = "sched.example.org#123.0#1700000000"\n')
-    assert batch_system({"_CONDOR_JOB_AD": str(ad)}) == ("Condor", "sched.example.org#123.0#1700000000")
 
 
 def test_the_limits_are_those_of_the_server() -> None:
