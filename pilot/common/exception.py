@@ -29,6 +29,11 @@ class PilotException(Exception):
         """Default text of the code, then the detail; at most 256 characters, one line."""
         return format_diagnosis(self.code, self.detail)
 
+    @property
+    def full_text(self) -> str:
+        """The diagnosis uncut, in one line: for people at a terminal and for the log."""
+        return " ".join(f"{message_of(self.code)}{': ' if self.detail else ''}{self.detail}".split())
+
     def get_error_code(self) -> int:
         """Return the pilot error code (name that older tools use)."""
         return self.code

@@ -38,6 +38,7 @@ from pilot.user import load_experiment
 from pilot.util.cancel import CancelledError
 from pilot.util.fetch import fetch
 from pilot.util.logs import log_banner, redirect_stdout, setup_logging
+from pilot.util.redact import redact
 from pilot.version import PILOT_VERSION
 
 logger = logging.getLogger(__name__)
@@ -87,8 +88,8 @@ def run(options: Options, settings: Settings) -> int:
         logger.critical("the pilot was told to end before it had asked for a job: %s", exc.detail)
         ctx.exit_error = ctx.exit_error or exc.code
     except PilotException as exc:
-        logger.critical("the pilot cannot run: %s", exc.diagnosis)
-        sys.stderr.write(f"pilot.py: {exc.diagnosis}\n")
+        logger.critical("the pilot cannot run: %s", exc.full_text)
+        sys.stderr.write(f"pilot.py: {redact(exc.full_text)}\n")
         ctx.exit_error = ctx.exit_error or exc.code
     return _leave(ctx)
 
