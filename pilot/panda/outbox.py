@@ -105,7 +105,7 @@ class Outbox:
             threading.Thread(target=self._second_lane, args=(number,), name="reporter-2", daemon=True).start()
 
     def drain(self, seconds: float) -> int:
-        """Wait at most ``seconds`` until each final report is acknowledged or refused for good; number of those left."""
+        """Wait at most ``seconds`` until all final reports are acknowledged or refused; number of those left."""
         limit = time.monotonic() + seconds
         with self._condition:
             while True:
