@@ -1,0 +1,58 @@
+# The commands of the project; `make` lists them. Each installs what it needs: virtual environments here, system packages
+# through apt when root. Nothing is installed outside the checkout otherwise.
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+OTHER_PYTHONS := 3.9 3.13
+PYTEST := -m pytest --durations=5
+# Real processes and sockets leave half of the time unused: two workers per core at most two cores deep.
+JOBS ?= 2
+DEPENDENCIES := pyproject.toml tools/requirements.py tools/make_venv.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-unit test-integration test-all-pythons system-packages lint docs bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+venv: $(VENV)/ready ## the virtual environment with everything that the other targets need
+
+$(VENV)/ready: $(DEPENDENCIES)
+	@tools/make_venv.sh $(VENV) "" test docs sandbox
+
+demo: $(VENV)/ready ## three jobs through a server, pilots and back; KEEP=1 leaves the server running
+	@$(RUN) demo/run.py $(if $(KEEP),--keep)
+
+test: $(VENV)/ready system-packages ## all tests on this machine's Python
+	$(RUN) $(PYTEST) -n $(JOBS) tests
+
+test-unit: $(VENV)/ready ## unit tests only
+	$(RUN) $(PYTEST) -n $(JOBS) tests/unit
+
+test-integration: $(VENV)/ready system-packages ## tests with real processes, sockets and signals, and those of the sandbox
+	$(RUN) $(PYTEST) -n $(JOBS) tests/integration tests/sandbox
+
+test-all-pythons: test $(OTHER_PYTHONS:%=test-%) ## all tests on this Python, then on 3.9 and 3.13 where they are
+
+test-%: system-packages
+	@tools/make_venv.sh .venv-$* $* test sandbox
+	@if [ -x .venv-$*/bin/python ]; then set -x; .venv-$*/bin/python $(PYTEST) -n $(JOBS) tests; fi
+
+system-packages:
+	@tools/system_package.sh 'command -v chromium || command -v chromium-browser || command -v google-chrome' chromium
+
+lint: $(VENV)/ready ## ruff, mypy --strict, import rules
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy --strict pilot
+	$(VENV)/bin/lint-imports
+
+docs: $(VENV)/ready ## the documentation, in docs/_build/html; warnings are errors
+	$(VENV)/bin/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+bench: $(VENV)/ready ## the benchmarks; they print ratios and assert no time
+	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script || exit 1; done
+
+clean: ## removes what the targets made, virtual environments included
+	rm -rf .venv .venv-* demo-run docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
