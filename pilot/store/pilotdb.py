@@ -374,17 +374,17 @@ class PilotDB:
     def put_message(self, job_id: str, message: Mapping[str, object], *, final: bool, state: str) -> int:
         """Store a message for the server and return its number.
 
-        Older undelivered heartbeats of the job are superseded. A second final report of the same job is refused: the
-        first one stays (the server takes only the first anyway).
+        Older undelivered heartbeats of the job are superseded. After a job's final report nothing is stored for it any
+        more, neither a late heartbeat nor a second final report (the server takes only the first anyway); the number of
+        that report is returned.
         """
         text = json.dumps(dict(message))
         with self._lock:
-            if final:
-                # INTEGER keys grow for ever, so 'newer than the grant' tells this attempt's report from an older one's
-                known = self._query("SELECT o.id FROM outbox o JOIN jobs j ON j.job_id=o.job_id WHERE o.job_id=? AND "
-                                    "o.final=1 AND o.created>=j.granted", (job_id,))
-                if known:
-                    return int(known[0][0])
+            # 'newer than the grant' tells this attempt's report from that of an older one
+            known = self._query("SELECT o.id FROM outbox o JOIN jobs j ON j.job_id=o.job_id WHERE o.job_id=? AND "
+                                "o.final=1 AND o.created>=j.granted", (job_id,))
+            if known:
+                return int(known[0][0])
             try:
                 self._execute("BEGIN IMMEDIATE")
                 self._execute("DELETE FROM outbox WHERE job_id=? AND final=0 AND delivered IS NULL", (job_id,))

@@ -59,6 +59,13 @@ def test_stale_heartbeats_are_superseded_and_final_reports_are_not(path: Path) -
     assert [entry.message for entry in store.undelivered()] == [{"n": 3}], "the first final report stays"
 
 
+def test_a_late_heartbeat_never_follows_the_final_report(path: Path) -> None:
+    store = store_with_job(path)
+    final = store.put_message("7", {"n": 1}, final=True, state="finished")
+    assert store.put_message("7", {"n": 2}, final=False, state="running") == final
+    assert [entry.message for entry in store.undelivered()] == [{"n": 1}]
+
+
 def test_heartbeats_of_other_jobs_are_not_touched(path: Path) -> None:
     store = store_with_job(path)
     store.add_job("8", 1, "token", 100.0, "{}", "true")
