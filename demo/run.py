@@ -61,8 +61,8 @@ class Server:
         command = [sys.executable, "-m", "sandbox", "serve", "--port", "0", "--db", str(run / "server.db"),
                    "--trf", str(HERE / "trf"), "--adder-delay", "0.1"]
         with open(run / "server.log", "wb") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                                            text=True)
+            self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                            stderr=log, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if "listening on " not in line:
@@ -174,8 +174,8 @@ def read_row(name: str, job_id: int, directory: Path, server: Server) -> Row:
     times = (marks[1] - began, spans["stagein"], spans["payload"], spans["stageout"], ended - began)
     bytes_in, bytes_out = (sum(int(str(item["bytes"])) for item in items) for items in (incoming, outgoing))
     return Row(name, job_id, directory, str(view["state"]), int(final.get("pilotErrorCode") or 0),
-               str(final.get("pilotErrorDiag") or ""), int(final.get("transExitCode") or 0), len(incoming), len(outgoing),
-               bytes_in, bytes_out, times)
+               str(final.get("pilotErrorDiag") or ""), int(final.get("transExitCode") or 0), len(incoming),
+               len(outgoing), bytes_in, bytes_out, times)
 
 
 def problems_of(row: Row, run: Path, server: Server) -> list[str]:
