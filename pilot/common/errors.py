@@ -12,8 +12,10 @@ from threading import Lock
 
 from pilot.common.errorcodes import ERROR_TABLE, format_diagnosis
 
-# Stage-out and log errors count as 'output missing' when the payload itself succeeded: then they are the root cause.
-_STAGE_OUT_RANK = 9
+STAGE_OUT_RANK = 9
+"""Rank of what goes wrong in stage-out or with the log, also of codes that elsewhere mean a lost input (1103, 1242)."""
+
+# These count as 'output missing' when the payload itself succeeded: then they are the root cause.
 _RANK_OF_STAGE_OUT_AFTER_SUCCESS = 7
 
 
@@ -65,11 +67,11 @@ class ErrorList:
 
     @staticmethod
     def _rank(error: JobError, payload_succeeded: bool) -> int:
-        if error.rank is not None:
-            return error.rank
-        entry = ERROR_TABLE.get(error.code)
-        rank = entry.rank if entry else _STAGE_OUT_RANK
-        if rank == _STAGE_OUT_RANK and payload_succeeded:
+        rank = error.rank
+        if rank is None:
+            entry = ERROR_TABLE.get(error.code)
+            rank = entry.rank if entry else STAGE_OUT_RANK
+        if rank == STAGE_OUT_RANK and payload_succeeded:
             return _RANK_OF_STAGE_OUT_AFTER_SUCCESS
         return rank
 

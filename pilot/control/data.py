@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from pilot.common.errors import STAGE_OUT_RANK
 from pilot.common.exception import PilotException
 from pilot.control.component import Component, describe
 from pilot.control.lifecycle import Event
@@ -151,7 +152,8 @@ class StageOutLane(Component):
             return False
         except (PilotException, OSError) as exc:
             code, text = describe(exc)
-            add_error(self.ctx, job, 1320 if code in (1303, 1319) else code, text)
+            # whatever the code means elsewhere: a log that cannot leave never hides why the job failed
+            add_error(self.ctx, job, 1320 if code in (1303, 1319) else code, text, rank=STAGE_OUT_RANK)
             return False
         finally:
             job.timing.stop("log")
