@@ -9,6 +9,8 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Optional
 
+from pilot.util.cancel import CancelToken
+
 if TYPE_CHECKING:
     from pilot.control.road import Road
     from pilot.control.shutdown import Shutdown
@@ -62,6 +64,9 @@ class PilotContext:
     """Monotonic time at which the pilot must begin to leave (queue's maxtime, option -l)."""
     leave_by_text: str = ""
     """Where that limit comes from."""
+    lookups: CancelToken = field(default_factory=CancelToken)
+    """Breaks off downloads of queue and storage descriptions. Not the token of the pilot's end: the last job's log needs
+    its storage's description after the signal, too."""
     finished: Event = field(default_factory=Event)
     """Set when the pilot's work is over: background threads end."""
     exit_error: int = 0

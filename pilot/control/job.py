@@ -248,7 +248,8 @@ class JobComponent(Component):
         for name in ("PANDAID", "PanDA_TaskID", "INDS"):
             os.environ.pop(name, None)
         try:
-            self.ctx.queue = self.ctx.info.refresh_if_stale()
+            if not self.ctx.shutdown.stopping.cancelled:
+                self.ctx.queue = self.ctx.info.refresh_if_stale()
         except PilotException as exc:
             logger.warning("queue data could not be refreshed: %s", exc.detail)
         self.ctx.road.happened(job, Event.CLEANED)

@@ -211,6 +211,7 @@ class MonitorComponent(Component):
                 job.cancel.cancel(message.reason.code, f"{message.reason.text}: no time left")
 
         def end_tails() -> None:
+            self.ctx.lookups.cancel(message.reason.code, f"{message.reason.text}: no time left")
             for job in self.ctx.road.jobs():
                 track = self.ctx.road.track(job.jobid)
                 if track is not None:

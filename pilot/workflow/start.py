@@ -169,7 +169,7 @@ def _connect(ctx: PilotContext) -> None:
     source = SourceConfig.from_settings(settings, options=options, environ=ctx.environ, pilot_home=ctx.home,
                                         launch_dir=ctx.launch_dir)
     fetcher = partial(fetch, headers={"User-Agent": user_agent(PILOT_VERSION)}, verify=ctx.verify_tls())
-    ctx.info = InfoService(source, fetcher=fetcher, token=ctx.shutdown.stopping)
+    ctx.info = InfoService(source, fetcher=fetcher, token=ctx.lookups)
     ctx.queue = _load_queue(ctx)
     refusal = ctx.queue.refusal()
     if refusal is not None:
@@ -183,6 +183,9 @@ def _load_queue(ctx: PilotContext) -> QueueData:
     found: list[QueueData] = []
     errors: list[BaseException] = []
 
+    def interrupt() -> None:
+        ctx.lookups.cancel(ctx.shutdown.stopping.code, ctx.shutdown.stopping.reason)
+
     def load() -> None:
         try:
             found.append(ctx.info.load_queue(ctx.options.queue))
@@ -191,6 +194,7 @@ def _load_queue(ctx: PilotContext) -> QueueData:
         finally:
             ctx.shutdown.work_done()
 
+    ctx.shutdown.stopping.on_cancel(interrupt)
     threading.Thread(target=load, name="queuedata", daemon=True).start()
     while True:
         wake = ctx.shutdown.next_wake()
@@ -199,6 +203,7 @@ def _load_queue(ctx: PilotContext) -> QueueData:
         elif errors:
             raise errors[0]
         elif found:
+            ctx.shutdown.stopping.forget(interrupt)  # from here on the way out may need descriptions
             return found[0]
 
 
