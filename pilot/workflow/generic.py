@@ -13,11 +13,13 @@ from pilot.control.data import StageInLane, StageOutLane
 from pilot.control.fetch import JobFetcher
 from pilot.control.job import JobComponent
 from pilot.control.lifecycle import Event
-from pilot.control.messages import DeadlineSet, LookAround
+from pilot.control.messages import DeadlineSet, LookAround, ServerCommand
 from pilot.control.monitor import MonitorComponent
 from pilot.control.payload import PayloadComponent
 from pilot.control.road import Road
 from pilot.control.shutdown import SignalArrived, WorkDone
+from pilot.panda.commands import Commands
+from pilot.panda.outbox import FileReporter, Outbox
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
@@ -35,14 +37,13 @@ def run(ctx: PilotContext) -> None:
         PilotException: the experiment's sanity check failed.
     """
     from pilot.workflow.background import start_background
-    from pilot.workflow.leftovers import deliver_leftovers, report_abandoned
-    from pilot.workflow.start import make_reporter
+    from pilot.workflow.leftovers import clear_own_directory, deliver_leftovers
 
     code, text = ctx.experiment.sanity_check()
     if code:
         raise PilotException(text, code=code)
-    report_abandoned(ctx.store, ctx.token)
-    ctx.reporter = make_reporter(ctx)
+    clear_own_directory(ctx)
+    ctx.reporter = _make_reporter(ctx)
     ctx.road = Road(ctx)
     fetcher = JobFetcher(ctx)
     job = JobComponent(ctx, fetcher)
@@ -62,6 +63,17 @@ def run(ctx: PilotContext) -> None:
         component.stop()
     ctx.reporter.close()
     ctx.finished.set()
+
+
+def _make_reporter(ctx: PilotContext) -> Outbox | FileReporter:
+    """Return where updates go: to the server by way of the outbox, or with ``-z`` to a file."""
+    if ctx.server is None:
+        return FileReporter(ctx.store, ctx.home / ctx.settings.pilot.heartbeat_message)
+
+    def on_command(job_id: str, commands: Commands) -> None:
+        ctx.road.monitor.post(ServerCommand(job_id, commands))
+
+    return Outbox(ctx.store, ctx.server, ctx.settings, on_command)
 
 
 def _wait(ctx: PilotContext) -> None:

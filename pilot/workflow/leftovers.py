@@ -175,6 +175,17 @@ def _deliver(store: PilotDB, server: PandaServer, settings: Settings, result: Re
             return
 
 
+def clear_own_directory(ctx: PilotContext) -> None:
+    """Settle what an earlier pilot has left in this pilot's own database: its processes end, its jobs get a report."""
+    older = [row for row in ctx.store.jobs() if row.token != ctx.token]
+    if not older:
+        return
+    ended = end_processes_of(older, ctx.store.pilots())
+    if ended:
+        logger.warning("ended %d processes that a dead pilot's payload had left", ended)
+    report_abandoned(ctx.store, ctx.token)
+
+
 def deliver_leftovers(ctx: PilotContext) -> None:
     """In the background: deliver what dead pilots have left below ``-a`` and in the launch directory."""
     if ctx.server is None:

@@ -29,7 +29,6 @@ from pilot.monitoring.node import NodeDescription
 from pilot.option_rules import canonical_workflow, is_harvester_mode, server_base_url
 from pilot.options import Options
 from pilot.panda.credentials import Credentials
-from pilot.panda.outbox import FileReporter, Outbox
 from pilot.panda.server import PandaServer, user_agent
 from pilot.payload.process import Supervisor
 from pilot.settings import Settings
@@ -240,18 +239,6 @@ def _send_worker_status(ctx: PilotContext, status: str, *, wait: float) -> None:
     thread.start()
     if wait:
         thread.join(wait)
-
-
-def make_reporter(ctx: PilotContext) -> Outbox | FileReporter:
-    """Return where updates go: the server by way of the outbox, or with ``-z`` a file."""
-    if ctx.server is None:
-        return FileReporter(ctx.store, ctx.home / ctx.settings.pilot.heartbeat_message)
-    from pilot.control.messages import ServerCommand
-
-    def on_command(job_id: str, commands: object) -> None:
-        ctx.road.monitor.post(ServerCommand(job_id, commands))  # type: ignore[arg-type]
-
-    return Outbox(ctx.store, ctx.server, ctx.settings, on_command)
 
 
 # --- leave ------------------------------------------------------------------------------------------------------------
