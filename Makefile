@@ -4,8 +4,9 @@
 VENV := .venv
 RUN := $(VENV)/bin/python
 OTHER_PYTHONS := 3.9 3.13
+RUNNER := 'pytest-xdist>=3'
 PYTEST := -m pytest --durations=5
-# Real processes and sockets leave half of the time unused: two workers per core at most two cores deep.
+# Tests that run at the same time.
 JOBS ?= 2
 DEPENDENCIES := pyproject.toml tools/requirements.py tools/make_venv.sh
 
@@ -18,7 +19,7 @@ help: ## this list
 venv: $(VENV)/ready ## the virtual environment with everything that the other targets need
 
 $(VENV)/ready: $(DEPENDENCIES)
-	@tools/make_venv.sh $(VENV) "" test docs sandbox
+	@tools/make_venv.sh $(VENV) "" test docs sandbox $(RUNNER)
 
 demo: $(VENV)/ready ## three jobs through a server, pilots and back; KEEP=1 leaves the server running
 	@$(RUN) demo/run.py $(if $(KEEP),--keep)
@@ -35,7 +36,7 @@ test-integration: $(VENV)/ready system-packages ## tests with real processes, so
 test-all-pythons: test $(OTHER_PYTHONS:%=test-%) ## all tests on this Python, then on 3.9 and 3.13 where they are
 
 test-%: system-packages
-	@tools/make_venv.sh .venv-$* $* test sandbox
+	@tools/make_venv.sh .venv-$* $* test sandbox $(RUNNER)
 	@if [ -x .venv-$*/bin/python ]; then set -x; .venv-$*/bin/python $(PYTEST) -n $(JOBS) tests; fi
 
 system-packages:

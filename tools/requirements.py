@@ -15,12 +15,12 @@ except ModuleNotFoundError:  # Python 3.9 and 3.10: pip, which every virtual env
 
 
 def requirements(extras: list[str]) -> list[str]:
-    """Return the core dependencies and those of ``extras``, sorted, each once."""
+    """Return the core dependencies and those of ``extras``, sorted; a word with a version is a requirement itself."""
     path = Path(__file__).resolve().parent.parent / "pyproject.toml"
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
     found = set(project["dependencies"])
     for extra in extras:
-        found.update(project["optional-dependencies"][extra])
+        found.update([extra] if ">=" in extra else project["optional-dependencies"][extra])
     return sorted(found)
 
 
