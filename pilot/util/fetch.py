@@ -221,6 +221,8 @@ def _check_complete(url: str, response: requests.Response) -> None:
 
 def _http_error(url: str, error: Exception) -> FetchError:
     """Translate an exception of the HTTP library to one line and a judgement."""
+    import ssl
+
     chain: list[BaseException] = []
     pending: list[BaseException] = [error]
     while pending:
@@ -237,7 +239,8 @@ def _http_error(url: str, error: Exception) -> FetchError:
     if "NameResolution" in text or "gaierror" in text or "Name or service not known" in text:
         return FetchError(url, "host name cannot be resolved", unreachable=True)
     if "SSLError" in text or "CERTIFICATE_VERIFY_FAILED" in text:
-        return FetchError(url, f"TLS failure ({_one_line(error)})")
+        reason = next((item for item in chain if isinstance(item, ssl.SSLError)), error)
+        return FetchError(url, f"TLS failure ({_one_line(reason)})")
     if "No route to host" in text or "Network is unreachable" in text:
         return FetchError(url, "no route to host", unreachable=True)
     if any(isinstance(item, (ConnectionError, EOFError)) for item in chain) or "Incomplete" in text:

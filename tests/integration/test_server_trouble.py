@@ -18,8 +18,8 @@ DIALECTS = {
     "legacy": ("--server-api", "legacy"),
     "form": ("--server-api", "legacy", "--set", "server.legacy_encoding=form"),
 }
-UNPROCESSED = ["http_500", "http_502", "http_503", "reset", "close_before_answer", "garbage", "not_utf8", "html", "empty",
-               "status_10", "hang"]
+UNPROCESSED = ["http_500", "http_502", "http_503", "reset", "close_before_answer", "garbage", "not_utf8", "html",
+               "empty", "status_10", "hang"]
 """The server has not seen the request: the job stays where it was."""
 PROCESSED = ["truncate", "processed_then_reset", "processed_then_close"]
 """The server has acted, and the answer is lost."""
