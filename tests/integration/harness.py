@@ -1,4 +1,4 @@
-"""Runs the real pilot.py against a sandbox server: start, steer, wait, look. Waiting is always blocking, never sleeping.
+"""Runs the real pilot.py against a sandbox server: start, steer, wait, look. Waits block, nothing sleeps or polls.
 
 ::
 
@@ -20,6 +20,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 import zlib
@@ -115,6 +116,31 @@ class Pilot:
         self.process = process
         self.directory = directory
         self.pid = process.pid
+        self._text = b""
+        self._closed = False
+        self._more = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        """Collect the output, wake those who wait for a line of it, keep it beside the pilot's files."""
+        assert self.process.stdout is not None
+        with self.process.stdout as stream, open(self.directory / "stdouterr.txt", "ab", buffering=0) as copy:
+            for line in iter(stream.readline, b""):
+                copy.write(line)
+                with self._more:
+                    self._text += line
+                    self._more.notify_all()
+        with self._more:
+            self._closed = True
+            self._more.notify_all()
+
+    def wait_output(self, text: str, timeout: float = PATIENCE) -> None:
+        """Block until the pilot has written ``text`` to stdout or stderr; its end before that is a failure."""
+        with self._more:
+            self._more.wait_for(lambda: text.encode() in self._text or self._closed, timeout)
+            if text.encode() not in self._text:
+                raise TimeoutError(f"the pilot has not written {text!r}:\n{self._text.decode(errors='replace')[-5000:]}")
 
     def send(self, name: str) -> float:
         """Send a signal by name; returns the time (monotonic)."""
@@ -130,6 +156,7 @@ class Pilot:
         """Block until the pilot has ended; its exit code as a shell sees it."""
         try:
             code = self.process.wait(timeout)
+            self._reader.join(timeout)
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"the pilot has not ended within {timeout} s:\n{self.output[-5000:]}") from None
         return code if code >= 0 else 128 - code
@@ -137,7 +164,8 @@ class Pilot:
     @property
     def output(self) -> str:
         """What it has written to stdout and stderr so far."""
-        return (self.directory / "stdouterr.txt").read_text(errors="replace")
+        with self._more:
+            return self._text.decode(errors="replace")
 
     @property
     def log(self) -> str:
@@ -226,7 +254,7 @@ class Farm:
     def final_updates(self, job: int) -> List[Dict[str, Any]]:
         """All final messages that came for a job, accepted or not."""
         return [update for update in self.server.job(job)["updates"]
-                if update["message"].get("state") in ("finished", "failed")]
+                if update.get("state") in ("finished", "failed")]
 
     def wait_state(self, job: int, *states: str, timeout: float = PATIENCE) -> None:
         """Block until the job is in one of the states on the server."""
@@ -263,9 +291,8 @@ class Farm:
         """Start any command in a launch directory (a new one unless given)."""
         launch = directory or self.directory / f"pilot-{len(self.pilots)}"
         launch.mkdir(exist_ok=True)
-        with open(launch / "stdouterr.txt", "ab") as output:
-            process = subprocess.Popen(list(command), cwd=launch, env=self.environment(env), stdin=stdin,
-                                       stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(list(command), cwd=launch, env=self.environment(env), stdin=stdin,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         pilot = Pilot(process, launch)
         self.pilots.append(pilot)
         return pilot
