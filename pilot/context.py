@@ -65,8 +65,8 @@ class PilotContext:
     leave_by_text: str = ""
     """Where that limit comes from."""
     lookups: CancelToken = field(default_factory=CancelToken)
-    """Breaks off downloads of queue and storage descriptions. Not the token of the pilot's end: the last job's log needs
-    its storage's description after the signal, too."""
+    """Breaks off downloads of queue and storage descriptions. Not the token of the pilot's end: the last job's log
+    needs its storage's description after the signal, too."""
     finished: Event = field(default_factory=Event)
     """Set when the pilot's work is over: background threads end."""
     exit_error: int = 0

@@ -20,8 +20,8 @@ def storage(farm: Farm, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     place.mkdir()
     pages.mkdir()
     protocols = {"write_lan": [{"endpoint": "file://", "path": str(place)}]}
-    description = {"TEST_RSE": {"name": "TEST_RSE", "state": "ACTIVE", "is_deterministic": True, "arprotocols": protocols}}
-    (pages / "ddm.json").write_text(json.dumps(description))
+    endpoint = {"name": "TEST_RSE", "state": "ACTIVE", "is_deterministic": True, "arprotocols": protocols}
+    (pages / "ddm.json").write_text(json.dumps({"TEST_RSE": endpoint}))
     farm.set_queue(astorages={"write_lan": ["TEST_RSE"]})
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(pages)))
     thread = threading.Thread(target=server.serve_forever)
