@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from pilot.common.errorcodes import ErrorCodes, shell_exit_code
+from pilot.common.errorcodes import ErrorCodes, process_exit_code, shell_exit_code
 from pilot.common.exception import PilotException
 from pilot.options import Options, parse_command_line
 from pilot.settings import Settings, SettingsError, load_settings
+from pilot.util.hardening import forbid_dumps, open_standard_descriptors
 from pilot.version import PILOT_VERSION
 
 __all__ = ["Options", "Settings", "SettingsError", "load_settings", "main", "parse_command_line"]
@@ -28,6 +29,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     Exit codes: cli-config section 7; 2 for a wrong command line, 65 for unusable settings, 70 for an error inside the
     pilot, 76 for a missing Python package, 130 for an interrupt before the signal handlers stand.
     """
+    open_standard_descriptors()
     try:
         return _guarded(argv)
     finally:
@@ -48,7 +50,7 @@ def _guarded(argv: Optional[Sequence[str]]) -> int:
         return shell_exit_code(exc.code)
     except PilotException as exc:
         _complain(exc.diagnosis, exc)
-        return shell_exit_code(exc.code)
+        return process_exit_code(exc.code)
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in _CORE_DEPENDENCIES:
             return _internal_error(exc)
@@ -65,6 +67,7 @@ def _run(argv: Optional[Sequence[str]]) -> int:
         return 0
     settings = load_settings(options, os.environ, experiment_settings_file(options.pilot_user))
     if options.runs_a_pilot:
+        forbid_dumps()
         from pilot.workflow import start
 
         return start.run(options, settings)

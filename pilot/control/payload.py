@@ -103,12 +103,15 @@ class PayloadComponent(Component):
         outputs: list[int] = []
         try:
             for name in (payload.payloadstdout, payload.payloadstderr):
-                outputs.append(os.open(job.workdir / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644))
+                # never through a link: an input of that name is one, to the site's own copy of the file
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+                outputs.append(os.open(job.workdir / name, flags, 0o644))
             return self.ctx.supervisor.spawn(
                 shell_argv(line), cwd=job.workdir, env=environ, stdout=outputs[0], stderr=outputs[1])
         except OSError as exc:
             raise FileHandlingFailure(
-                f"the payload could not be started in {job.workdir}: {exc.strerror or exc}",
+                f"the payload could not be started in {job.workdir}: {exc.strerror or exc}"
+                f"{f' ({exc.filename})' if exc.filename else ''}",
                 code=1098 if describe(exc)[0] == 1098 else 1310) from exc
         finally:
             for descriptor in outputs:

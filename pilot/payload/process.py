@@ -29,6 +29,7 @@ from pilot.payload.child import MARKER, Child
 from pilot.payload.kernel import ExitStatus, become_subreaper, has_children, own_children, own_user
 from pilot.payload.killer import KillReport, end_processes, send
 from pilot.util import procfs
+from pilot.util.hardening import payload_core_limit
 from pilot.util.procfs import ProcInfo, ProcTable
 
 logger = logging.getLogger(__name__)
@@ -107,10 +108,11 @@ class Supervisor:
         with self._lock:
             self._count += 1
             marker = f"{self._id}.{self._count}"
-            process = Popen(
-                list(argv), cwd=cwd, env={**env, MARKER: marker}, stdin=stdin, stdout=stdout, stderr=stderr,
-                close_fds=True, start_new_session=True,
-            )
+            with payload_core_limit():
+                process = Popen(
+                    list(argv), cwd=cwd, env={**env, MARKER: marker}, stdin=stdin, stdout=stdout, stderr=stderr,
+                    close_fds=True, start_new_session=True,
+                )
             # The reaper owns the status; without this Popen would try to collect it when it is garbage.
             process.returncode = 0
             info = procfs.read_process(process.pid)

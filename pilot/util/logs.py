@@ -50,7 +50,21 @@ class PilotFormatter(logging.Formatter):
             text = super().format(record)
         except (TypeError, ValueError, KeyError):
             text = f"{record.levelname} | {record.name} | {record.msg!r} {record.args!r}"
-        return redact(text)
+        return one_record(redact(text))
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def one_record(text: str) -> str:
+    """Return ``text`` so that no string of a stranger in it can steer a terminal or pass for another log line.
+
+    Control characters and marks that turn the direction of writing are shown as escapes (``\\x1b``), and lines after
+    the first one are indented: a log line begins with its time stamp at the left margin.
+    """
+    if "\n" in text:
+        text = text.replace("\r\n", "\n").replace("\n", "\n    ")
+    return _CONTROL.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
 class PilotLogHandler(logging.Handler):

@@ -234,3 +234,12 @@ def test_banner_names_the_version_and_the_system():
 def test_banner_survives_missing_files(monkeypatch):
     monkeypatch.setattr(logs.Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
     assert "unknown (no /etc/os-release)" in logs.banner() and "VM" not in logs.banner()
+
+
+def test_no_string_of_a_stranger_forges_a_line_or_steers_a_terminal(tmp_path, capsys):
+    logs.setup_logging(tmp_path / "log")
+    logger.info("job %s", "1\n2026-01-01 00:00:00,000 | CRITICAL | forged\x1b[2J\x9b\r\x00\u202etxt.exe\ttab")
+    for text in (capsys.readouterr().out, (tmp_path / "log").read_text()):
+        first, second = text.rstrip("\n").split("\n")
+        assert re.fullmatch(rf"{STAMP} \| INFO     \| job 1", first)
+        assert second == r"    2026-01-01 00:00:00,000 | CRITICAL | forged\x1b[2J\x9b\r\x00\u202etxt.exe" "\ttab"

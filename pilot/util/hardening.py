@@ -1,0 +1,78 @@
+"""Keeps the pilot's own memory to itself: no core dumps, no look into its environment, no file in place of stdout.
+
+The pilot holds the proxy's key, tokens and the secrets of jobs. A core file would put them into a directory that others
+read; ``/proc/<pid>/environ`` and ``ptrace`` would show them to a payload, which runs as the same user. Payloads are not
+touched: ``execve`` makes a process dumpable again, and ``payload_core_limit`` gives their limit back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from contextlib import contextmanager
+from typing import Iterator, Optional
+
+logger = logging.getLogger(__name__)
+
+_PR_SET_DUMPABLE = 4
+
+_lock = threading.Lock()
+_original: Optional[tuple[int, int]] = None
+"""Soft and hard RLIMIT_CORE that the pilot was started with; None before ``forbid_dumps``."""
+
+
+def open_standard_descriptors() -> None:
+    """Open ``/dev/null`` for each of the descriptors 0, 1, 2 that the caller has closed.
+
+    Else the next file (the log, a lock, a socket) would become stdout or stderr of the pilot and of its children.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            try:
+                # the lowest free number: this one, since those below are open
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            except OSError:
+                return  # no /dev/null: there is nothing better
+
+
+def forbid_dumps() -> None:
+    """From here on this process leaves no core file, and no other process of the same user can look into it.
+
+    ``RLIMIT_CORE`` is for core files, ``PR_SET_DUMPABLE`` also for collectors (systemd-coredump, apport), which the
+    limit does not stop, and for ptrace, ``/proc/<pid>/environ`` and ``/proc/<pid>/mem``. Root can still do all of this.
+    """
+    global _original
+    import resource
+
+    with _lock:
+        if _original is None:
+            _original = resource.getrlimit(resource.RLIMIT_CORE)
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, _original[1]))
+        except (OSError, ValueError) as exc:
+            logger.warning("the limit of core files cannot be set to 0: %s", exc)
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    except (ImportError, OSError, AttributeError) as exc:
+        logger.debug("no PR_SET_DUMPABLE: %s", exc)
+
+
+@contextmanager
+def payload_core_limit() -> Iterator[None]:
+    """Within the block a new process inherits the limit of core files that the pilot was started with."""
+    if _original is None or _original[0] == 0:
+        yield
+        return
+    import resource
+
+    with _lock:
+        resource.setrlimit(resource.RLIMIT_CORE, _original)
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, _original[1]))

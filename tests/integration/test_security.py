@@ -1,0 +1,48 @@
+"""Secrets stay secret, hostile servers and payloads get no further than their own job, odd environments change nothing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import ROOT, Farm
+from looks import archive, ended_well
+
+NO_LIMIT = ("bash", "-c", 'ulimit -c unlimited && exec "$@"', "with-cores")
+
+
+# --- the pilot's memory ----------------------------------------------------------------------------------------------
+def test_the_pilot_dumps_no_core_and_its_payload_may(farm: Farm) -> None:
+    gate = farm.gate("payload")
+    job = farm.submit_job(f"echo soft $(ulimit -S -c) hard $(ulimit -H -c)\n{gate.shell()}", log=True)
+    pilot = farm.start_pilot(prefix=NO_LIMIT)
+    gate.reached()
+    limits = Path(f"/proc/{pilot.pid}/limits").read_text()
+    assert re.search(r"^Max core file size +0 ", limits, re.MULTILINE), limits
+    gate.open()
+    pilot.wait()
+    ended_well(pilot)
+    members = archive(farm.outputs / farm.server.job(job)["definition"]["logFile"])
+    assert members["payload.stdout"] == b"soft unlimited hard unlimited\n"
+
+
+def test_nobody_of_the_same_user_can_look_into_the_pilot() -> None:
+    program = ("import ctypes, os, subprocess, sys\nfrom pilot.util.hardening import forbid_dumps\nforbid_dumps()\n"
+               "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), flush=True)\n"
+               "subprocess.run([sys.executable, '-c', 'import ctypes; print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))'])")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "1"], "PR_GET_DUMPABLE of the pilot, of a process that it starts"
+
+
+@pytest.mark.parametrize("closed", ["0<&- 1>&- 2>&-", "1>&-", "2>&-", "0<&-"])
+def test_closed_standard_descriptors_do_no_harm(farm: Farm, closed: str) -> None:
+    job = farm.submit_job("ls -l /proc/self/fd; echo words; echo more >&2")
+    pilot = farm.run_pilot(prefix=("bash", "-c", f'exec "$@" {closed}', "closed"))
+    assert pilot.process.returncode == 0, pilot.log[-3000:]
+    assert farm.final(job)["state"] == "finished"
+    members = archive(farm.outputs / farm.server.job(job)["definition"]["logFile"])
+    assert members["payload.stderr"] == b"more\n"
+    assert "pilot has finished" in (pilot.directory / "pilotlog.txt").read_text()
