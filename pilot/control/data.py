@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from pilot.common.errorcodes import DIAGNOSIS_LIMIT, message_of
 from pilot.common.errors import STAGE_OUT_RANK
 from pilot.common.exception import PilotException
 from pilot.control.component import Component, describe
 from pilot.control.lifecycle import Event
 from pilot.control.messages import StageIn, StageOut
+from pilot.control.shutdown import StopReason
 from pilot.info.job import Job
 from pilot.staging.context import StagingContext, TransferRecord
 from pilot.staging.joblog import create_log_archive
@@ -48,10 +50,18 @@ def staging_context(ctx: PilotContext, job: Job) -> StagingContext:
 
 def add_error(ctx: PilotContext, job: Job, code: int, text: str, *, rank: int | None = None) -> None:
     """Add an error to the job, the store and the log; ``rank`` overrides the table's."""
-    if job.errors.add(code, text, rank=rank):
-        diagnosis = list(job.errors)[-1].diagnosis
-        ctx.store.add_error(job.jobid, code, diagnosis)
-        logger.error("job %s: error %d: %s", job.jobid, code, diagnosis)
+    if job.errors.add(code, shortened(text, DIAGNOSIS_LIMIT - len(message_of(code)) - 2), rank=rank):
+        ctx.store.add_error(job.jobid, code, list(job.errors)[-1].diagnosis)
+        logger.error("job %s: error %d: %s: %s", job.jobid, code, message_of(code), text)
+
+
+def shortened(text: str, room: int) -> str:
+    """Leave out the middle of a text of more than ``room`` characters: what happened stands first, the cause last."""
+    text = " ".join(text.split())
+    if len(text) <= room:
+        return text
+    head = room * 2 // 3
+    return f"{text[:head]}...{text[len(text) - (room - head - 3):]}"
 
 
 class StageInLane(Component):
@@ -75,6 +85,8 @@ class StageInLane(Component):
             code, text = describe(exc)
             add_error(self.ctx, job, 1099 if code in (1303, 1319) else code, text)
             event = Event.STAGEIN_FAILED
+            # the next job would most likely fail here, too: one bad node must not eat a queue
+            self.ctx.shutdown.stop(StopReason(f"the stage-in of job {job.jobid} has failed"))
         else:
             event = Event.STAGED_IN
         job.timing.stop("stagein")
