@@ -252,6 +252,15 @@ def shell_exit_code(code: int) -> int:
     return _SHELL_TABLE[code][0] if code in _SHELL_TABLE else 1
 
 
+def process_exit_code(code: int) -> int:
+    """Return the exit code of a pilot that ends with ``code``: the shell exit code, 65 for a code without translation.
+
+    Exit 1 means 'wrapper fault' to the submitter: the pilot never chooses it.
+    """
+    shell = shell_exit_code(code)
+    return shell if shell != 1 else shell_exit_code(1008)
+
+
 def error_code_translation_dictionary() -> dict[int, list[object]]:
     """Return pilot code -> [shell code, text], the form that Harvester copies."""
     return {code: [shell, text] for code, (shell, text) in _SHELL_TABLE.items()}

@@ -14,11 +14,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
-from pilot.common.exception import PilotException
+from pilot.common.exception import MKDirFailure, PilotException
 from pilot.control.component import Component, describe
 from pilot.control.messages import FetchJob, JobsGranted, NoMoreJobs
 from pilot.control.retrieval import RetrievalLimits
 from pilot.control.shutdown import StopReason
+from pilot.info.encoding import JobRefused, panda_id
 from pilot.info.jobfile import find_job_file, take_job
 from pilot.panda.answers import JobAnswer, JobRequest
 from pilot.panda.errors import TransportError
@@ -121,12 +122,15 @@ class JobFetcher(Component):
             raise _Stopped(f"the time limit of this pilot is reached ({self.ctx.leave_by_text})")
 
     def _check_node(self) -> None:
-        """Proxy and local space before each request."""
+        """A directory to work in, proxy and local space before each request: a node without them would eat jobs."""
+        told = self._push and self.ctx.options.update_server
+        if not told and not os.access(self.ctx.home, os.W_OK | os.X_OK):
+            raise MKDirFailure(f"the work directory {self.ctx.home} is not writable: no job can run here")
         if self.ctx.options.verify_proxy:
             code, text = self.ctx.experiment.verify_proxy(at_start=True)
             if code:
                 raise PilotException(text, code=code)
-        if not (self._push and self.ctx.options.update_server):
+        if not told:
             from pilot.monitoring.space import free_space
 
             free, need = free_space(self.ctx.home, self.ctx.environ), self.ctx.settings.pilot.free_space_limit
@@ -162,7 +166,9 @@ class JobFetcher(Component):
     def _from_file(self) -> Optional[list[Mapping[str, object]]]:
         """Jobs from a pre-placed file; None when there is none."""
         ctx = self.ctx
-        path = find_job_file(ctx.options, ctx.launch_dir, ctx.environ)
+        # $PILOT_WORK_DIR is what -a says; ctx.environ is older than the pilot's own export
+        environ = {**ctx.environ, **({"PILOT_WORK_DIR": ctx.options.workdir} if ctx.options.workdir else {})}
+        path = find_job_file(ctx.options, ctx.launch_dir, environ)
         if path is None:
             if ctx.server is None or (ctx.harvester and self._push):
                 self.limits.requested()
@@ -182,12 +188,13 @@ class JobFetcher(Component):
         if answer is None:
             self.limits.failed(unreachable=True)
             return None
-        if answer.jobs:
-            # stored before anything else: from here on a killed pilot cannot lose the job
-            for job in answer.jobs:
-                self._remember(job)
-            return list(answer.jobs)
+        # stored before anything else: from here on a killed pilot cannot lose the job
+        jobs = [job for job in answer.jobs if self._remember(job)]
+        if jobs:
+            return jobs
         self.limits.failed()
+        if answer.jobs:
+            return None
         if answer.permanent:
             raise PilotException(
                 f"the server refuses this pilot's identity: {answer.text}; look at the proxy's role or the token",
@@ -247,12 +254,15 @@ class JobFetcher(Component):
         proxy = self.ctx.credentials.proxy() if self.ctx.credentials is not None else ""
         return subject_dn(proxy) if proxy else ""
 
-    def _remember(self, definition: Mapping[str, object]) -> None:
-        """Store a granted job; nothing slow may come before this."""
-        job_id = str(definition.get("PandaID", definition.get("jobid", "")))
-        if not job_id.isdigit():
-            return
+    def _remember(self, definition: Mapping[str, object]) -> bool:
+        """Store a granted job; nothing slow may come before this. False when it has no usable PandaID."""
+        try:
+            job_id = panda_id(definition)
+        except JobRefused as exc:
+            logger.error("a job definition is refused, nothing can be reported for it: %s", exc.detail)
+            return False
         attempt = str(definition.get("attemptNr", ""))
         shown = {key: value for key, value in definition.items() if key not in _SECRET_KEYS}
         self.ctx.store.add_job(job_id, int(attempt) if attempt.isdigit() else 0, self.ctx.token, time.time(),
                                json.dumps(shown, default=str), str(definition.get("transformation", "")))
+        return True

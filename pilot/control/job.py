@@ -52,6 +52,8 @@ class JobComponent(Component):
         self._fetching = False
         self._no_more = False
         self._last_task = ""
+        self._turn_began = ctx.started
+        """Monotonic s from which the next job's set-up counts: the pilot's start, then the end of the last job."""
 
     def begin(self) -> None:
         """Ask for the first job."""
@@ -67,6 +69,7 @@ class JobComponent(Component):
             self._clean(message.job)
         elif isinstance(message, JobLeft):
             self.say("idle")
+            self._turn_began = time.monotonic()
             self._next()
         elif isinstance(message, LookAround):
             self._next()
@@ -75,6 +78,7 @@ class JobComponent(Component):
         elif isinstance(message, NoMoreJobs):
             self._fetching = False
             self._no_more = True
+            os.environ["PILOT_WRAP_UP"] = "QUICKLY"
             self.ctx.exit_error = self.ctx.exit_error or message.reason.exit_code
             self.ctx.shutdown.stop(message.reason)
             self._next()
@@ -126,7 +130,7 @@ class JobComponent(Component):
             start_job_log(job.jobid)
             job.start_time = message.wall
             job.timing.spans["getjob"] = message.seconds
-            job.timing.spans["initial"] = max(0.0, time.monotonic() - self.ctx.started - message.seconds)
+            job.timing.spans["initial"] = max(0.0, time.monotonic() - self._turn_began - message.seconds)
             self._last_task = job.taskid
             logger.info("received job: id=%s task=%s attempt=%d: %s", job.jobid, job.taskid or "-", job.attemptnr,
                         job.transformation[:200])
@@ -157,6 +161,7 @@ class JobComponent(Component):
         if good:
             good = self._store_secrets(job)
         if good and not job.cancel.cancelled:
+            os.environ["SERVER_UPDATE"] = "RUNNING"
             self.ctx.reporter.post(job.jobid, heartbeat_message(self.ctx, job, "starting"), final=False)
         self.ctx.road.happened(job, Event.ACCEPTED if good else Event.REJECTED)
 
@@ -178,6 +183,7 @@ class JobComponent(Component):
             os.mkdir(job.workdir, 0o770)
             os.chmod(job.workdir, 0o770)  # noqa: S103 - the mode that sites expect, whatever the umask says
         except OSError as exc:
+            job.keep_workdir = True  # one that was there before is not ours to remove
             add_error(self.ctx, job, 1199, f"job work directory {job.workdir}: {exc.strerror}")
             return False
         self.ctx.store.set_job(job.jobid, workdir=str(job.workdir))
@@ -229,6 +235,7 @@ class JobComponent(Component):
         self.say(f"job {job.jobid}: final report, {state}")
         job.end_time = time.time()
         self.ctx.road.monitor.post(JobGone(job.jobid))
+        os.environ["SERVER_UPDATE"] = "UPDATING_FINAL"
         message = final_message(self.ctx, job, finished)
         self.ctx.reporter.post(job.jobid, message, final=True)
         self.ctx.store.set_job(job.jobid, ended=job.end_time, exit_code=job.exit_code,

@@ -47,16 +47,16 @@ class FileOptions(Protocol):
 
 
 def job_file_places(options: FileOptions, launch_dir: Path, environ: Mapping[str, str]) -> list[Path]:
-    """Return where a job file may be, in the order of the search."""
+    """Return where a job file may be, in the order of the search; relative directories are below ``launch_dir``."""
     if options.harvester_datadir:
-        places = [Path(options.harvester_datadir) / JOB_FILE]
+        places = [launch_dir / options.harvester_datadir / JOB_FILE]
     else:
         places = [launch_dir.parent / JOB_FILE, launch_dir / JOB_FILE]
         if environ.get("PILOT_WORK_DIR"):
-            places.append(Path(environ["PILOT_WORK_DIR"]) / JOB_FILE)
+            places.append(launch_dir / environ["PILOT_WORK_DIR"] / JOB_FILE)
     for directory in (options.harvester_workdir, environ.get("HARVESTER_WORKDIR", "")):
         if directory:
-            places.append(Path(directory) / HPC_FILE)
+            places.append(launch_dir / directory / HPC_FILE)
     return places
 
 

@@ -91,6 +91,11 @@ def boot_id() -> str:
         return ""
 
 
+def _storable(value: object) -> object:
+    """Return ``value`` as SQLite takes it: names of files that are not valid UTF-8 come with backslashes."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
 class OwnerLock:
     """``flock`` on the lock file beside a database; held by the living owner."""
 
@@ -227,7 +232,7 @@ class PilotDB:
             logger.warning("older entries of the PilotDB could not be read: %s", second)
 
     def _execute(self, statement: str, values: Iterable[object] = ()) -> sqlite3.Cursor:
-        values = tuple(values)
+        values = tuple(_storable(value) for value in values)
         with self._lock:
             assert self._db is not None
             try:

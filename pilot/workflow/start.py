@@ -17,7 +17,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from pilot.common.errorcodes import message_of, shell_exit_code
+from pilot.common.errorcodes import message_of, process_exit_code, shell_exit_code
 from pilot.common.exception import MKDirFailure, PilotException
 from pilot.context import PilotContext
 from pilot.control.shutdown import Shutdown, SignalArrived
@@ -62,7 +62,7 @@ def run(options: Options, settings: Settings) -> int:
         raise PilotException(f"workflow {workflow} is not part of this version; use -w generic", code=1300)
     home = _make_home(options, launch_dir)
     if options.redirectstdout:
-        redirect_stdout(options.redirectstdout)
+        redirect_stdout(str(launch_dir / options.redirectstdout))  # the work directory would take it along
     setup_logging(None if options.nopilotlog else home / settings.pilot.pilotlog, options.debug)
     _export_environment(options, home, launch_dir)
     log_banner()
@@ -198,7 +198,8 @@ def _load_queue(ctx: PilotContext) -> QueueData:
     while True:
         wake = ctx.shutdown.next_wake()
         if isinstance(wake, SignalArrived):
-            ctx.shutdown.begin_signal(wake.signum)  # ends the waits of the other thread
+            if ctx.shutdown.begin_signal(wake.signum):  # ends the pauses of the other thread; its requests may hang
+                ctx.shutdown.stopping.check()
         elif errors:
             raise errors[0]
         elif found:
@@ -256,6 +257,10 @@ def _leave(ctx: PilotContext) -> int:
     if left:
         logger.critical("%d final report(s) were not acknowledged; they are kept in %s: deliver them with "
                         "pilot.py --recover %s", left, ctx.store.path, ctx.home)
+        _tell(f"{left} final report(s) were not acknowledged; deliver them with pilot.py --recover {ctx.home}")
+    reason = ctx.shutdown.reason
+    if reason is not None and reason.exit_code and not reason.signum:
+        _tell(reason.text)
     logger.info("pilot has finished (exit code=%d, shell exit code=%d)", ctx.exit_error, code)
     _remove_home(ctx, keep=bool(left))
     if ctx.harvester:
@@ -272,13 +277,19 @@ def _exit_code(ctx: PilotContext, left: int) -> int:
     if left:
         ctx.exit_error = ctx.exit_error or 1318
     if ctx.exit_error:
-        code = shell_exit_code(ctx.exit_error)
-        if code == 1:
+        if shell_exit_code(ctx.exit_error) == 1:
             logger.warning("no translation to shell exit code for error code %d (%s)", ctx.exit_error,
                            message_of(ctx.exit_error))
-            code = 65  # exit 1 is the wrapper's own: never chosen here
-        return code
+        return process_exit_code(ctx.exit_error)
     return 0
+
+
+def _tell(text: str) -> None:
+    """One line on stderr, so that a start that failed is not silent where only stderr is kept."""
+    try:
+        sys.stderr.write(f"pilot.py: {text}\n")
+    except (OSError, ValueError, AttributeError):
+        logger.debug("stderr is closed or full")
 
 
 def _remove_home(ctx: PilotContext, *, keep: bool) -> None:
@@ -299,7 +310,7 @@ def _remove_home(ctx: PilotContext, *, keep: bool) -> None:
 
 def _touch_kill_worker(ctx: PilotContext) -> None:
     """Tell Harvester that the worker may be ended: in its access point, else in the launch directory."""
-    directory = Path(ctx.options.harvester_workdir or ctx.launch_dir)
+    directory = ctx.launch_dir / ctx.options.harvester_workdir
     try:
         (directory / ctx.settings.harvester.kill_worker_file).touch()
     except OSError as exc:
