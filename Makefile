@@ -51,8 +51,9 @@ docs: $(VENV)/ready ## the documentation, in docs/_build/html; warnings are erro
 	$(VENV)/bin/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: $(VENV)/ready ## the benchmarks; they print ratios and assert no time
-	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script || exit 1; done
+bench: $(VENV)/ready ## the benchmarks, ratios instead of limits; BENCH=--quick is shorter
+	$(RUN) benchmarks/run.py $(BENCH)
+	$(RUN) benchmarks/copy_speed.py
 
 clean: ## removes what the targets made, virtual environments included
 	rm -rf .venv .venv-* demo-run docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

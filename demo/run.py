@@ -330,6 +330,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the server running until Ctrl-C")
     parser.add_argument("--directory", type=Path, default=ROOT / "demo-run", help="wiped at the start [./demo-run]")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server has to go with the demo
     run = args.directory.resolve()
     if run.exists() and any(run.iterdir()) and not (run / MARKER).exists():
         parser.error(f"{run} is not the directory of an earlier demo: it is not wiped")

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 _GROUPS = {
     "Plug-ins": ("pilot.user.base", "pilot.copytool.base", "pilot.resource.base"),
     "For other programs": (
-        "pilot.api.data", "pilot.util.auxiliary", "pilot.common.errorcodes", "pilot.common.exception", "pilot.common.errors"),
+        "pilot.api.data", "pilot.util.auxiliary", "pilot.common.errorcodes", "pilot.common.exception",
+        "pilot.common.errors"),
     "Jobs and their description": (
         "pilot.info.job", "pilot.info.filespec", "pilot.info.jobparser", "pilot.info.queuedata", "pilot.info.storage"),
     "The road": ("pilot.control.lifecycle", "pilot.control.shutdown", "pilot.store.pilotdb", "pilot.util.cancel"),

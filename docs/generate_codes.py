@@ -8,8 +8,8 @@ from pilot.common.errorcodes import ERROR_TABLE, SIGNAL_CODES, error_code_transl
 
 _RANKS = {
     1: "killed by the server", 2: "killed by a signal or the batch system", 3: "a limit, or the identity",
-    4: "stage-in", 5: "set-up of the payload", 6: "the payload, with a known cause", 7: "outputs that the payload did not make",
-    8: "other failures", 9: "stage-out and log", 10: "inside the pilot",
+    4: "stage-in", 5: "set-up of the payload", 6: "the payload, with a known cause",
+    7: "outputs that the payload did not make", 8: "other failures", 9: "stage-out and log", 10: "inside the pilot",
 }
 
 _EXIT_INTRODUCTION = """# Exit codes
@@ -29,7 +29,8 @@ _ERROR_INTRODUCTION = """# Error codes
 
 These reach the server as `pilotErrorCode` and `pilotErrorDiag`; the text below always comes first in the diagnosis,
 behind it what happened, where, and which limit. When a job has several errors, the one with the lowest rank is
-reported, the older one when ranks are equal; the log lists all. A stage-out error of a payload that succeeded counts as rank 7.
+reported, the older one when ranks are equal; the log lists all. A stage-out error of a payload that succeeded counts as
+rank 7.
 
 """
 

@@ -17,8 +17,8 @@ it for every state that can be reached, with every event.
 ## The road
 
 Stages in boxes, events on the arrows, for a job that has not failed before. An event that passes over stages stands
-beside its box. Aborts (kill by the server, a limit, a signal) are no arrows: before `stageout` they break off the running
-stage, whose end then leads to `stageout`, with the log alone; the road stays the same.
+beside its box. Aborts (kill by the server, a limit, a signal) are no arrows: before `stageout` they break off the
+running stage, whose end then leads to `stageout`, with the log alone; the road stays the same.
 
 """
 

@@ -26,8 +26,8 @@ has set it.
 _OPTIONS_INTRODUCTION = """# Options
 
 The names, defaults and meanings are those that wrappers, Harvester and submission templates use. An unknown option
-ends the pilot with exit code 2 and a suggestion; abbreviations are not accepted. BOOL is yes/no, true/false, t/f, y/n or
-1/0.
+ends the pilot with exit code 2 and a suggestion; abbreviations are not accepted. BOOL is yes/no, true/false, t/f, y/n
+or 1/0.
 """
 
 

@@ -1,6 +1,6 @@
 """A job: what the server asked for, and what became of it.
 
-One object, one owner at a time: the component that holds the job may write to it. Other threads get ``JobSnapshot``s.
+One object, one owner at a time: the component that holds the job may write to it. Other threads get copies.
 """
 
 from __future__ import annotations
