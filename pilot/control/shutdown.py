@@ -2,14 +2,19 @@
 
 Signal handlers do nothing but post to it; the main thread, which blocks in :meth:`Shutdown.next_wake`, does the rest::
 
-    kernel ──signal──► handler ──SimpleQueue──► main thread ──► Shutdown.begin() ──► token (wakes getJob waits, ...)
-                                                       └──────► road: SIGNAL event for every job on it
+    kernel ──signal──► handler ──SimpleQueue + pipe──► main thread ──► Shutdown.begin() ──► token (wakes getJob waits, ...)
+                                                              └──────► road: SIGNAL event for every job on it
+
+The pipe is what the main thread sleeps on: the kernel may hand a signal to any thread, and may do so in the moment
+before the main thread falls asleep; a lock would sleep through both, a byte in a pipe is never missed.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import queue
+import select
 import signal
 import time
 from types import FrameType
@@ -81,6 +86,11 @@ class Shutdown:
         """Cancelled: no further job is fetched, waits for one end at once."""
         self.reason: Optional[StopReason] = None
         self._wakes: queue.SimpleQueue[Wake] = queue.SimpleQueue()
+        self._ear, self._bell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def __del__(self) -> None:
+        for descriptor in (self._ear, self._bell):
+            os.close(descriptor)
 
     @property
     def signum(self) -> int:
@@ -89,6 +99,7 @@ class Shutdown:
 
     def install_handlers(self) -> None:
         """Take over the signals (main thread only)."""
+        signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
         for name in _ENDING_SIGNALS + _HARMLESS_SIGNALS:
             number = getattr(signal, name, None)
             if number is not None:
@@ -99,18 +110,31 @@ class Shutdown:
             # Sent by somebody: once is enough. A real fault would return to the faulting instruction for ever, so the
             # second one gets the default action.
             signal.signal(signum, signal.SIG_DFL)
-        self._wakes.put(SignalArrived(signum))  # SimpleQueue.put is reentrant: safe in a handler
+        self._post(SignalArrived(signum))
+
+    def _post(self, wake: Wake) -> None:
+        self._wakes.put(wake)  # SimpleQueue.put is reentrant: safe in a handler
+        try:
+            os.write(self._bell, b".")
+        except BlockingIOError:
+            pass  # full of rings that nobody has heard yet: one more says nothing new
 
     def next_wake(self, timeout: Optional[float] = None) -> Optional[Wake]:
         """Block until something wakes the main thread; None after ``timeout`` s."""
-        try:
-            return self._wakes.get(timeout=timeout)
-        except queue.Empty:
-            return None
+        limit = None if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                return self._wakes.get_nowait()
+            except queue.Empty:
+                left = None if limit is None else limit - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            if select.select([self._ear], [], [], left)[0]:
+                os.read(self._ear, 4096)
 
     def work_done(self) -> None:
         """Tell the main thread that there is nothing left to do."""
-        self._wakes.put(WorkDone())
+        self._post(WorkDone())
 
     def begin_signal(self, signum: int) -> bool:
         """React to a signal in the main thread; True when it is the one that ends the pilot."""

@@ -54,6 +54,7 @@ def run(ctx: PilotContext) -> None:
     ctx.reporter.start()
     for component in components:
         component.start()
+    _look_for_signals(ctx)
     job.begin()
     deliver_leftovers(ctx)
     start_background(ctx)
@@ -90,6 +91,15 @@ def _wait(ctx: PilotContext) -> None:
                 ctx.shutdown.remaining(1.0) <= ctx.shutdown.grace * (1 - _REPORT_SHARE)):
             _give_up(ctx)
             return
+
+
+def _look_for_signals(ctx: PilotContext) -> None:
+    """See what has come while this thread was busy with the start: better no job than one that is failed at once."""
+    wake = ctx.shutdown.next_wake(0.0)
+    while wake is not None:
+        if isinstance(wake, SignalArrived) and ctx.shutdown.begin_signal(wake.signum):
+            _begin_ending(ctx)
+        wake = ctx.shutdown.next_wake(0.0)
 
 
 def _begin_ending(ctx: PilotContext) -> None:

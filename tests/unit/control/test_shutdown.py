@@ -49,6 +49,7 @@ def test_a_signal_is_stronger_than_running_out_of_jobs() -> None:
 def test_handlers_post_what_arrives_and_the_main_thread_gets_it() -> None:
     shutdown = Shutdown(100)
     previous = {number: signal.getsignal(number) for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP)}
+    wakeup = signal.set_wakeup_fd(-1)
     try:
         shutdown.install_handlers()
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -57,6 +58,7 @@ def test_handlers_post_what_arrives_and_the_main_thread_gets_it() -> None:
         assert isinstance(shutdown.next_wake(10), WorkDone)
         assert shutdown.next_wake(0) is None
     finally:
+        signal.set_wakeup_fd(wakeup)
         for number, handler in previous.items():
             if handler is not None:
                 signal.signal(number, handler)
