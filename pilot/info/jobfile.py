@@ -19,7 +19,7 @@ from pilot.info.encoding import JobRefused, decode_job_text, panda_id
 
 logger = logging.getLogger(__name__)
 
-Remember = Callable[[Mapping[str, object]], None]
+Remember = Callable[[Mapping[str, object]], object]
 
 JOB_FILE = "pandaJobData.out"
 HPC_FILE = "HPCJobs.json"
