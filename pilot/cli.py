@@ -13,6 +13,7 @@ from pilot.common.errorcodes import ErrorCodes, process_exit_code, shell_exit_co
 from pilot.common.exception import PilotException
 from pilot.options import Options, parse_command_line
 from pilot.settings import Settings, SettingsError, load_settings
+from pilot.util.deferred import defer_import
 from pilot.util.hardening import forbid_dumps, open_standard_descriptors
 from pilot.version import PILOT_VERSION
 
@@ -65,6 +66,8 @@ def _run(argv: Optional[Sequence[str]]) -> int:
     if options.version:
         sys.stdout.write(f"{PILOT_VERSION}\n")
         return 0
+    # requests asks for its version (2.0 or newer, below 4.0); answers are decoded without it
+    defer_import("charset_normalizer", "3.0.0")
     settings = load_settings(options, os.environ, experiment_settings_file(options.pilot_user))
     if options.runs_a_pilot:
         forbid_dumps()
