@@ -88,7 +88,7 @@ def run(options: Options, settings: Settings) -> int:
         ctx.exit_error = ctx.exit_error or exc.code
     except PilotException as exc:
         logger.critical("the pilot cannot run: %s", exc.full_text)
-        sys.stderr.write(f"pilot.py: {redact(exc.full_text)}\n")
+        _tell(exc.full_text)
         ctx.exit_error = ctx.exit_error or exc.code
     return _leave(ctx)
 
@@ -287,7 +287,7 @@ def _exit_code(ctx: PilotContext, left: int) -> int:
 def _tell(text: str) -> None:
     """One line on stderr, so that a start that failed is not silent where only stderr is kept."""
     try:
-        sys.stderr.write(f"pilot.py: {text}\n")
+        sys.stderr.write(f"pilot.py: {redact(text)}\n")
     except (OSError, ValueError, AttributeError):
         logger.debug("stderr is closed or full")
 
