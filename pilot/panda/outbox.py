@@ -109,6 +109,8 @@ class Outbox:
         limit = time.monotonic() + seconds
         with self._condition:
             while True:
+                if self._closed:
+                    return 0  # the store may be gone; nobody waits for the answer any more
                 left = len(self._store.undelivered(finals_only=True))
                 pause = limit - time.monotonic()
                 if not left or pause <= 0:
@@ -116,8 +118,9 @@ class Outbox:
                 self._condition.wait(pause)
 
     def hurry(self) -> None:
-        """Forget the present pause: a deadline is near, or the server may be back."""
+        """Look into the store and try at once: a deadline is near, the server may be back, a report was put there."""
         with self._condition:
+            self._waiting = True
             self._paused_until = 0.0
             self._not_before.clear()
             self._backoff.reset()
@@ -161,6 +164,8 @@ class Outbox:
         """Return the messages that may go now, or the seconds until the first one may (None: nothing is waiting)."""
         now = time.monotonic()
         with self._condition:
+            if self._closed:
+                return [], None  # the store may be gone
             entries = [entry for entry in self._store.undelivered() if entry.id not in self._in_flight]
             if not entries:
                 return [], None
@@ -200,10 +205,13 @@ class Outbox:
             answers = self._server.update_jobs(messages)
         except Exception as exc:  # a report must survive whatever a library throws
             logger.exception("unexpected error while sending an update")
-            self._pause(batch, str(exc))
-        else:
-            for entry, answer in zip(batch, answers):
-                self._judge(entry, answer, time.monotonic() - started)
+            answers = [UpdateAnswer(Verdict.RETRY, text=str(exc))] * len(batch)
+        seconds = time.monotonic() - started
+        try:
+            with self._condition:  # close() waits: once it has returned, the store is left alone
+                for entry, answer in zip(batch, answers):
+                    if not self._closed:
+                        self._judge(entry, answer, seconds)
         finally:
             with self._condition:
                 self._in_flight.difference_update(entry.id for entry in batch)
