@@ -106,6 +106,7 @@ class PayloadComponent(Component):
                 # never through a link: an input of that name is one, to the site's own copy of the file
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
                 outputs.append(os.open(job.workdir / name, flags, 0o644))
+            job.cancel.check()  # the plug-in may have taken its time
             return self.ctx.supervisor.spawn(
                 shell_argv(line), cwd=job.workdir, env=environ, stdout=outputs[0], stderr=outputs[1])
         except OSError as exc:

@@ -105,8 +105,8 @@ class Road:
             if step is Step.INTERRUPT and track.job.errors.add(code, text):
                 self._ctx.store.add_error(job_id, code, text)
         if step is Step.INTERRUPT:
-            logger.warning("job %s: %s in stage %s: %s", job_id, event.value, track.state.stage.value, text)
             track.job.cancel.cancel(code, text)
+            logger.warning("job %s: %s in stage %s: %s", job_id, event.value, track.state.stage.value, text)
         elif step is Step.HURRY:
             logger.warning("job %s: %s in stage %s: what is done may still leave", job_id, text,
                            track.state.stage.value)

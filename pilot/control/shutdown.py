@@ -2,7 +2,7 @@
 
 Signal handlers do nothing but post to it; the main thread, which blocks in :meth:`Shutdown.next_wake`, does the rest::
 
-    kernel ──signal──► handler ──SimpleQueue + pipe──► main thread ──► Shutdown.begin() ──► token (wakes getJob waits, ...)
+    kernel ──signal──► handler ──SimpleQueue + pipe──► main thread ──► Shutdown.begin() ──► token (wakes waits, ...)
                                                               └──────► road: SIGNAL event for every job on it
 
 The pipe is what the main thread sleeps on: the kernel may hand a signal to any thread, and may do so in the moment

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Shares of the time between a signal and the latest exit: transfers, then the log, then the report have to be over.
-_OUTPUTS_SHARE, _TAIL_SHARE, _REPORT_SHARE = 0.75, 0.88, 0.97
+# Shares of the time between a signal and the latest exit: transfers, then the log have to be over.
+_OUTPUTS_SHARE, _TAIL_SHARE = 0.75, 0.88
+# The last tenth of that time, but not more than 3 s, is kept for reporting what could not end.
+_REPORT_SHARE, _REPORT_SECONDS = 0.1, 3.0
 
 
 def run(ctx: PilotContext) -> None:
@@ -79,16 +81,16 @@ def _make_reporter(ctx: PilotContext) -> Outbox | FileReporter:
 
 def _wait(ctx: PilotContext) -> None:
     """Block until the road is empty and no job will come, or until the deadline after a signal has passed."""
+    reserve = min(_REPORT_SHARE * ctx.shutdown.grace, _REPORT_SECONDS)
     while True:
-        left = ctx.shutdown.remaining(-1.0)
-        wake = ctx.shutdown.next_wake(None if left < 0 else left * _REPORT_SHARE)
+        ending = ctx.shutdown.deadline is not None
+        wake = ctx.shutdown.next_wake(max(0.0, ctx.shutdown.remaining(0.0) - reserve) if ending else None)
         if isinstance(wake, WorkDone):
             return
         if isinstance(wake, SignalArrived):
             if ctx.shutdown.begin_signal(wake.signum):
                 _begin_ending(ctx)
-        elif ctx.shutdown.deadline is not None and (
-                ctx.shutdown.remaining(1.0) <= ctx.shutdown.grace * (1 - _REPORT_SHARE)):
+        else:
             _give_up(ctx)
             return
 
@@ -120,8 +122,11 @@ def _give_up(ctx: PilotContext) -> None:
     """The deadline is here and a job is still on the road: report it without log and outputs."""
     from pilot.workflow.leftovers import report_abandoned
 
-    logger.critical("the deadline after the signal has passed: what is still on the road is reported as it is")
-    report_abandoned(ctx.store, "", text="the pilot's deadline passed before the job's tail was over")
+    reason = ctx.shutdown.reason
+    assert reason is not None
+    logger.critical("the deadline after the signal is near: what is still on the road is reported as it is")
+    text = f"the pilot received {reason.text} and could not end the job in time"
+    report_abandoned(ctx.store, "", code=reason.code, text=text)
     ctx.reporter.hurry()
 
 
@@ -136,10 +141,10 @@ def _drain(ctx: PilotContext) -> None:
         ctx.shutdown.work_done()
 
     threading.Thread(target=drain, name="drain", daemon=True).start()
-    while True:
-        left = min(limit - time.monotonic(), ctx.shutdown.remaining(limit) * _REPORT_SHARE)
-        wake = ctx.shutdown.next_wake(max(0.0, left))
-        if not isinstance(wake, SignalArrived):
-            return  # delivered, or the time is up: what is left stays in the store
-        if ctx.shutdown.begin_signal(wake.signum):
+    while ctx.reporter.drain(0.0):
+        left = min(limit - time.monotonic(), ctx.shutdown.remaining(limit) * (1 - _REPORT_SHARE))
+        if left <= 0:
+            return  # the time is up: what is left stays in the store
+        wake = ctx.shutdown.next_wake(left)
+        if isinstance(wake, SignalArrived) and ctx.shutdown.begin_signal(wake.signum):
             ctx.reporter.hurry()

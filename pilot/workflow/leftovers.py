@@ -58,8 +58,8 @@ def find_databases(directory: Path) -> list[Path]:
     return sorted(path for pattern in patterns for path in directory.glob(pattern) if path.is_file())
 
 
-def report_abandoned(store: PilotDB, own_token: str, text: str = KILLED_TEXT) -> list[str]:
-    """Give every job without a final report one: failed, with the errors that are known, else 1200.
+def report_abandoned(store: PilotDB, own_token: str, text: str = KILLED_TEXT, code: int = 1200) -> list[str]:
+    """Give every job without a final report one: failed, with the errors that are known, else ``code``.
 
     Args:
         store: the database, owned by this process.
@@ -71,14 +71,14 @@ def report_abandoned(store: PilotDB, own_token: str, text: str = KILLED_TEXT) ->
     """
     done = []
     for row in store.unreported_jobs(own_token):
-        store.put_message(row.job_id, _abandoned_report(store, row, text), final=True, state="failed")
+        store.put_message(row.job_id, _abandoned_report(store, row, text, code), final=True, state="failed")
         store.add_transition(row.job_id, "abandoned", "done", text)
         logger.error("job %s has no final report: it is reported as failed (%s)", row.job_id, text)
         done.append(row.job_id)
     return done
 
 
-def _abandoned_report(store: PilotDB, row: JobRow, text: str) -> Mapping[str, object]:
+def _abandoned_report(store: PilotDB, row: JobRow, text: str, code: int) -> Mapping[str, object]:
     """Return the final report of a job that nobody carries on, with the batch id and the names of its own pilot."""
     bare = {"jobId": int(row.job_id), "attemptNr": row.attempt}
     base: dict[str, object] = json.loads(row.skeleton) if row.skeleton else dict(bare)
@@ -86,7 +86,7 @@ def _abandoned_report(store: PilotDB, row: JobRow, text: str) -> Mapping[str, ob
     for _, code, diagnosis in store.errors(row.job_id):
         errors.add(code, diagnosis)
     if not errors:
-        errors.add(1200, text)
+        errors.add(code, text)
     primary = errors.primary(row.exit_code == 0)
     assert primary is not None
     now = time.time()

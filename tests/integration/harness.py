@@ -140,7 +140,8 @@ class Pilot:
         with self._more:
             self._more.wait_for(lambda: text.encode() in self._text or self._closed, timeout)
             if text.encode() not in self._text:
-                raise TimeoutError(f"the pilot has not written {text!r}:\n{self._text.decode(errors='replace')[-5000:]}")
+                story = self._text.decode(errors="replace")[-5000:]
+                raise TimeoutError(f"the pilot has not written {text!r}:\n{story}")
 
     def send(self, name: str) -> float:
         """Send a signal by name; returns the time (monotonic)."""
