@@ -176,7 +176,6 @@ class JobFetcher(Component):
                 logger.info("no job definition file yet")
             return None
         self.limits.requested()
-        logger.info("job definition taken from %s", path)
         jobs = take_job(path, harvester_or_pod=ctx.harvester or ctx.options.pod, pilot_home=ctx.home,
                         remember=self._remember)
         return list(jobs)

@@ -124,10 +124,12 @@ class JobComponent(Component):
     def _granted(self, message: JobsGranted) -> None:
         self._fetching = False
         for definition in message.definitions:
+            job_id = str(definition.get("PandaID", definition.get("jobid", "")))
+            if job_id.isdigit():
+                start_job_log(job_id)  # what the parser says belongs to this job's log
             job = self._parse(definition)
             if job is None:
                 continue
-            start_job_log(job.jobid)
             job.start_time = message.wall
             job.timing.spans["getjob"] = message.seconds
             job.timing.spans["initial"] = max(0.0, time.monotonic() - self._turn_began - message.seconds)

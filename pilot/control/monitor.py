@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,6 +166,7 @@ class MonitorComponent(Component):
 
     def _time_is_up(self, watch: Watch) -> None:
         text = f"the time limit is reached: {self.ctx.leave_by_text}"
+        os.environ["REACHED_MAXTIME"] = "REACHED_MAXTIME"
         self.ctx.shutdown.stop(StopReason(text))
         self.ctx.road.abort(watch.job.jobid, Event.LIMIT, 1213, text)
 

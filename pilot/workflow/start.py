@@ -76,6 +76,9 @@ def run(options: Options, settings: Settings) -> int:
         kubernetes="K8S_JOB_ID" in environ, started=started,
         shutdown=Shutdown(settings.shutdown.pod_deadline if options.pod else settings.shutdown.deadline,
                           kubernetes="K8S_JOB_ID" in environ))
+    logger.info("node %s, batch job %s, process %d, Python %s (%s), work directory %s", ctx.node.host_name,
+                f"{ctx.batch.id} ({ctx.batch.type})" if ctx.batch.type else "unknown", os.getpid(),
+                sys.version.split()[0], sys.executable, home)
     ctx.shutdown.install_handlers()
     store.begin(ctx.token, PILOT_VERSION, ctx.node.host_name)
     try:

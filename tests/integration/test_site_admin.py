@@ -156,3 +156,16 @@ def test_only_the_file_with_the_version_is_needed_to_print_it(tmp_path: Path) ->
                          text=True, timeout=60, check=True)
     assert run.stdout == (PILOT.parent / "PILOTVERSION").read_text().strip() + "\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_job_has_its_own_log_and_timing(farm: Farm) -> None:
+    farm.set_queue(timefloor=60)
+    first, second = farm.submit_job("exec sleep 2"), farm.submit_job()
+    pilot = farm.run_pilot("-v", "1")
+    payload = int(farm.final(first)["pilotTiming"].split("|")[2])
+    assert payload >= 2
+    assert int(farm.final(second)["pilotTiming"].split("|")[4]) < payload, "the first job is not the second's set-up"
+    earlier = (pilot.directory / f"pilotlog-{first}.txt").read_text()
+    assert str(second) not in earlier
+    assert str(second) in (pilot.directory / "pilotlog.txt").read_text()
+    assert f"node {farm.final(first)['node']}, batch job unknown" in earlier
