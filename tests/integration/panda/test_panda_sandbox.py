@@ -539,3 +539,32 @@ def test_the_connection_is_kept_over_tls(world: World) -> None:
         for _ in range(3):
             assert server.acquire_jobs(REQUEST).status_code == 20
     assert len(connections) == 1
+
+
+def test_threads_and_new_connections_share_what_was_read_of_the_ca(world: World) -> None:
+    loaded: list[Any] = []
+    original = ssl.SSLContext.load_verify_locations
+
+    def counting(self: ssl.SSLContext, *args: Any, **kwargs: Any) -> None:
+        loaded.append(args)
+        original(self, *args, **kwargs)
+
+    server = tls_client(world, write_pem(world.home / "robot.pem", world.robot))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl.SSLContext, "load_verify_locations", counting)
+        for _ in range(3):
+            thread = threading.Thread(target=server.acquire_jobs, args=(REQUEST,))
+            thread.start()
+            thread.join(60)
+    assert len(world.box.requests) >= 3 and len(loaded) == 1
+
+
+def test_an_encrypted_key_is_an_error_and_asks_nobody(world: World) -> None:
+    certificate = world.robot.cert.public_bytes(serialization.Encoding.PEM)
+    locked = world.robot.key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"word"))
+    path = world.home / "locked.pem"
+    path.write_bytes(certificate + locked)
+    with pytest.raises(TransportError) as caught:
+        tls_client(world, path).acquire_jobs(REQUEST)
+    assert not caught.value.maybe_processed and not world.box.requests
