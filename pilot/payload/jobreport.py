@@ -19,6 +19,7 @@ ERROR_REPORT = "payload_error_report.json"
 JOB_REPORT_LIMIT = 50 * 1024 * 1024
 """Bytes of the longest job report that is sent as metadata."""
 
+_GARBLED_LIMIT = 1024 * 1024
 _ERROR_REPORT_LIMIT = 1024 * 1024
 
 
@@ -49,6 +50,10 @@ def read_job_report(workdir: Path, limit: int = JOB_REPORT_LIMIT) -> JobReport |
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
+        if len(raw) > _GARBLED_LIMIT:
+            logger.warning("%s is not UTF-8 at byte %d, and %d bytes long: it is not sent (the log has it)", JOB_REPORT,
+                           error.start, len(raw))
+            return None
         logger.warning("%s is not UTF-8 at byte %d: the bytes are replaced", JOB_REPORT, error.start)
         text = raw.decode("utf-8", "replace")
     if not text.strip():
