@@ -135,7 +135,7 @@ def _in_workdir(name: str, workdir: Path) -> str | None:
     if not path.is_file():
         return None
     if not os.access(path, os.X_OK):
-        head = read_head(path, 4)
+        head = read_head(path, 4, links=True)
         if name.endswith(".py"):
             return f"python3 {_local(name)}"
         if not head.startswith((b"#!", b"\x7fELF")):

@@ -17,10 +17,15 @@ _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffd]")
 
 
-def open_regular(path: Path) -> int | None:
-    """Return a file descriptor for reading, None when there is no regular file; never blocks (a FIFO would)."""
+def open_regular(path: Path, *, links: bool = False) -> int | None:
+    """Return a file descriptor for reading, None when there is no regular file; never blocks (a FIFO would).
+
+    A link is no regular file unless ``links``: a payload in a container could else have files of the host shown to the
+    world in diagnoses and extracts, by putting a link in the place of its stdout.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        handle = os.open(path, flags if links else flags | os.O_NOFOLLOW)
     except OSError:
         return None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -29,9 +34,9 @@ def open_regular(path: Path) -> int | None:
     return handle
 
 
-def read_head(path: Path, limit: int) -> bytes:
-    """Return the first ``limit`` bytes, empty when there is no such file."""
-    handle = open_regular(path)
+def read_head(path: Path, limit: int, *, links: bool = False) -> bytes:
+    """Return the first ``limit`` bytes, empty when there is no such file; ``links`` are followed on request."""
+    handle = open_regular(path, links=links)
     if handle is None:
         return b""
     try:
@@ -56,13 +61,13 @@ def read_tail(path: Path, limit: int) -> bytes:
 
 
 def read_whole(path: Path, limit: int) -> bytes | None:
-    """Return the content, None when there is no such file.
+    """Return the content, None when there is no such file; links are followed, so the caller has looked where to.
 
     Raises:
         ValueError: it is longer than ``limit`` bytes.
         OSError: it cannot be read.
     """
-    handle = open_regular(path)
+    handle = open_regular(path, links=True)
     if handle is None:
         return None
     with os.fdopen(handle, "rb") as stream:

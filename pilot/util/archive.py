@@ -6,6 +6,7 @@ error; the notes become the last member. What holds secrets never gets in, whate
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -276,9 +277,9 @@ class _GzipStream:
 def _add_file(tar: TarFile, top: str, member: Member, result: ArchiveResult) -> None:
     """Add one file with the size that it has now: later growth is cut, a loss is filled with zeros and noted."""
     try:
-        descriptor = open_regular(member.path)
+        descriptor = open_regular(member.path, links=False)  # what the walk has seen may have become a link since
     except OSError as exc:
-        result.notes.append(f"{member.name}: {exc.strerror or exc}")
+        result.notes.append(f"{member.name}: {'a link in place of the file' if exc.errno == errno.ELOOP else exc.strerror or exc}")
         return
     try:
         info = os.fstat(descriptor)

@@ -83,13 +83,18 @@ def same_checksum(one: str, other: str) -> bool:
     return one.strip().lower().lstrip("0") == other.strip().lower().lstrip("0")
 
 
-def open_regular(path: Path | str) -> int:
+def open_regular(path: Path | str, *, links: bool = True) -> int:
     """Open a regular file for reading and return its descriptor; a pipe or device never blocks us.
+
+    Args:
+        path: the file.
+        links: False: a link is refused (ELOOP).
 
     Raises:
         OSError: cannot be opened, or is no regular file; ``filename`` is set.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    descriptor = os.open(path, flags if links else flags | os.O_NOFOLLOW)
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)

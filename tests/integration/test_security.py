@@ -1,4 +1,4 @@
-"""Secrets stay secret, hostile servers and payloads get no further than their own job, odd environments change nothing."""
+"""Secrets stay secret; hostile servers and payloads harm their own job only; odd environments change nothing."""
 
 from __future__ import annotations
 
@@ -46,3 +46,19 @@ def test_closed_standard_descriptors_do_no_harm(farm: Farm, closed: str) -> None
     members = archive(farm.outputs / farm.server.job(job)["definition"]["logFile"])
     assert members["payload.stderr"] == b"more\n"
     assert "pilot has finished" in (pilot.directory / "pilotlog.txt").read_text()
+
+
+# --- hostile payloads ------------------------------------------------------------------------------------------------
+def test_links_in_place_of_output_and_logs_show_nothing_of_the_host(farm: Farm, tmp_path: Path) -> None:
+    secret = tmp_path / "host-file"
+    secret.write_text("error: alohomora is the word\n")
+    names = "payload.stdout payload.stderr pandatracerlog.txt jobReport.json ../pilotlog.txt"
+    job = farm.submit_job(f"for f in {names}; do "
+                          f"rm -f $f; ln -s {secret} $f; done\nexit 4")
+    ended_well(farm.run_pilot())
+    final = farm.final(job)
+    assert final["pilotErrorCode"] == 1305
+    assert "alohomora" not in str(final)
+    members = archive(farm.outputs / farm.server.job(job)["definition"]["logFile"])
+    assert not any(b"alohomora" in content for content in members.values())
+    assert b"pilotlog.txt: a link in place of the file" in members["NOT_IN_THIS_ARCHIVE.txt"]
