@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 _OUTPUTS_SHARE, _TAIL_SHARE = 0.75, 0.88
 # The last tenth of that time, but not more than 3 s, is kept for reporting what could not end.
 _REPORT_SHARE, _REPORT_SECONDS = 0.1, 3.0
+# What the process needs for its own end after that.
+_EXIT_SECONDS = 0.5
 
 
 def run(ctx: PilotContext) -> None:
@@ -142,7 +144,7 @@ def _drain(ctx: PilotContext) -> None:
 
     threading.Thread(target=drain, name="drain", daemon=True).start()
     while ctx.reporter.drain(0.0):
-        left = min(limit - time.monotonic(), ctx.shutdown.remaining(limit) * (1 - _REPORT_SHARE))
+        left = min(limit - time.monotonic(), ctx.shutdown.remaining(limit) - min(_EXIT_SECONDS, ctx.shutdown.grace / 50))
         if left <= 0:
             return  # the time is up: what is left stays in the store
         wake = ctx.shutdown.next_wake(left)
