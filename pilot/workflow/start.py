@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import sys
 import threading
 import time
@@ -38,6 +37,7 @@ from pilot.util.cancel import CancelledError
 from pilot.util.fetch import fetch
 from pilot.util.logs import log_banner, redirect_stdout, setup_logging
 from pilot.util.redact import redact
+from pilot.util.removal import remove_tree
 from pilot.version import PILOT_VERSION
 
 logger = logging.getLogger(__name__)
@@ -301,12 +301,18 @@ def _remove_home(ctx: PilotContext, *, keep: bool) -> None:
     if keep:
         logger.critical("the main work directory %s is kept for the undelivered reports", ctx.home)
         return
+    from pilot.copytool.mv import OUTPUT_LIST
+
+    if (ctx.home / OUTPUT_LIST).exists():  # without --output-dir mv stores files in PILOT_HOME
+        logger.warning("the main work directory %s is kept: the files of its %s are stored there", ctx.home,
+                       OUTPUT_LIST)
+        return
     os.chdir(ctx.launch_dir)
     log = ctx.home / ctx.settings.pilot.pilotlog
     logger.info("removing the main work directory %s", ctx.home)
     for handler in list(logging.getLogger().handlers):
         handler.flush()
-    shutil.rmtree(ctx.home, ignore_errors=True)
+    remove_tree(ctx.home)
     if log.exists():
         logger.warning("not everything below %s could be removed", ctx.home)
 

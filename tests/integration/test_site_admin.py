@@ -169,3 +169,13 @@ def test_each_job_has_its_own_log_and_timing(farm: Farm) -> None:
     assert str(second) not in earlier
     assert str(second) in (pilot.directory / "pilotlog.txt").read_text()
     assert f"node {farm.final(first)['node']}, batch job unknown" in earlier
+
+
+def test_outputs_that_mv_has_stored_below_the_work_directory_are_not_removed_with_it(farm: Farm) -> None:
+    job = farm.submit_job("echo result > out.dat", outputs=["out.dat"])
+    pilot = farm.run_pilot("-a", "work", files=False)
+    assert pilot.process.returncode == 0
+    for entry in json.loads(farm.final(job)["xml"]).values():
+        stored = Path(entry["surl"].partition("localhost")[2])
+        assert stored.stat().st_size == entry["fsize"], "what is reported as stored is there"
+    assert "is kept" in pilot.output
