@@ -7,8 +7,8 @@ go to the older one. So a secondary error (the log could not be stored either) n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from threading import Lock
+from typing import NamedTuple
 
 from pilot.common.errorcodes import ERROR_TABLE, format_diagnosis
 
@@ -19,8 +19,7 @@ STAGE_OUT_RANK = 9
 _RANK_OF_STAGE_OUT_AFTER_SUCCESS = 7
 
 
-@dataclass(frozen=True)
-class JobError:
+class JobError(NamedTuple):
     """One error: code, complete diagnosis (default text first) and a rank that overrides the table's, if any."""
 
     code: int

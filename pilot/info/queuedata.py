@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Mapping, Optional, Sequence, cast
+from typing import Any, Literal, Mapping, NamedTuple, Optional, Sequence, cast
 
 from pilot.common.errorcodes import ErrorCodes
 from pilot.common.exception import PilotException
@@ -18,8 +18,7 @@ CopyIn = Literal["symlink", "cp", "mv"]
 CopyOut = Literal["mv", "cp"]
 
 
-@dataclass(frozen=True)
-class MvSettings:
+class MvSettings(NamedTuple):
     """How the mv copytool moves files: ``copytools: {"mv": {"copy_in": ..., "copy_out": ...}}``."""
 
     copy_in: CopyIn = "symlink"

@@ -14,7 +14,7 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, Sequence, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Generic, NamedTuple, Optional, Sequence, TypeVar
 
 from pilot.util.cancel import CancelToken
 from pilot.util.fetch import Fetcher, FetchError, is_local
@@ -72,8 +72,7 @@ class Loaded(Generic[T]):
 
 
 # --- cache files ------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class CacheFile:
+class CacheFile(NamedTuple):
     """A cached document; a hidden file beside it (``.<name>.origin``) says what was downloaded from where.
 
     ``shared``: the name is also that of a file which people place by hand (``queuedata.json``); then only content that
@@ -146,8 +145,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 # --- one source -------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """One place to look at: URLs or paths in the order to try, and the cache file for what they give."""
 
     name: str

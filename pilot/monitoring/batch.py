@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,7 @@ _GLOBAL_JOB_ID = re.compile(r'^\s*GlobalJobId\s*=\s*"([^"]*)"', re.MULTILINE | r
 _AD_LIMIT = 1 << 20
 
 
-@dataclass(frozen=True)
-class BatchSystem:
+class BatchSystem(NamedTuple):
     """Type (``SLURM``) and id of the batch job; both empty when unknown.
 
     The server guards a job with its batchID: determine it once per job and never change it (server-api.md 6.3).

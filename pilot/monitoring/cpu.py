@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 
-@dataclass(frozen=True)
-class CpuSample:
+class CpuSample(NamedTuple):
     """One measurement: CPU seconds since the payload's start, and the cores busy since the sample before."""
 
     seconds: float

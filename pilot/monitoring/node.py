@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Union
+from typing import NamedTuple, Union
 
 _UNIT_LIMIT = 128
 """Bytes of cpuConsumptionUnit; the server does not cut, a longer one loses the update (server-api.md 6.4)."""
@@ -36,8 +35,7 @@ _GPU_ARCHITECTURES = (
 NodeValue = Union[str, int, float]
 
 
-@dataclass(frozen=True)
-class CpuInfo:
+class CpuInfo(NamedTuple):
     """The CPUs of the node; ``mhz`` and the counts are 0 when unknown, ``model`` and ``cache`` empty."""
 
     model: str

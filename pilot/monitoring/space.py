@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 logger = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class DirectorySize:
+class DirectorySize(NamedTuple):
     """Sum of the sizes of all regular files below a directory (bytes, links not followed), and their number."""
 
     bytes: int

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 DEBUG_PROGRAMS = ("tail", "ls", "ps", "gdb", "du")
 """First words of operator commands that may run (payload.md 12)."""
 
 
-@dataclass(frozen=True)
-class Commands:
+class Commands(NamedTuple):
     """One parsed ``command`` value. A command stays set on the server and is repeated: act on a change only."""
 
     kill: bool = False

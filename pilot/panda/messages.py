@@ -9,8 +9,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pilot.common.errorcodes import format_diagnosis
 from pilot.info.filespec import FileSpec
@@ -32,8 +31,7 @@ _METRICS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class ReportEnvironment:
+class ReportEnvironment(NamedTuple):
     """What a report says of pilot and node; the same for all reports of a pilot.
 
     ``gtag`` (GTAG: URL of the batch log), ``scheduler_id`` (PANDA_JSID), ``version_tag`` (``-i``), ``pilot_version``,

@@ -13,8 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Union
+from typing import NamedTuple, Union
 
 import requests
 import urllib3
@@ -34,8 +33,7 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 Params = Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """The server's answer: HTTP status and body text. The Content-Type means nothing and is not kept."""
 
     status: int

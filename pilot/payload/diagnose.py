@@ -12,8 +12,8 @@ import re
 import signal
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pilot.common.errorcodes import DIAGNOSIS_LIMIT, ErrorCodes, message_of
 from pilot.info.job import Job
@@ -65,8 +65,7 @@ FINDING_RANKS = {ErrorCodes.NOLOCALSPACE: 6}
 _OUR_SHELL = re.compile(r"^(?:/bin/)?bash: line \d+: (.*): (command not found|No such file or directory)$")
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What the monitors know of the payload's end.
 
     ``oom_kills``: kills by the kernel's out-of-memory killer in the payload's group above the base line of its start.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pilot.util import procfs
 
@@ -13,8 +13,7 @@ logger = logging.getLogger(__name__)
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-@dataclass(frozen=True)
-class ExitStatus:
+class ExitStatus(NamedTuple):
     """How a process ended.
 
     ``code`` is 0..255 or 128 + n for signal n (``signal`` is n then, else 0); ``user`` and ``system`` are CPU seconds

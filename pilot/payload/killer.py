@@ -12,7 +12,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pilot.util.procfs import ProcInfo, same_process
 
@@ -28,8 +28,7 @@ _ROUND = 1.0
 """Seconds after which the set is looked up again although the watched processes have not ended."""
 
 
-@dataclass(frozen=True)
-class KillReport:
+class KillReport(NamedTuple):
     """What killing a tree came to: processes seen, those that needed SIGKILL, those that could not be ended."""
 
     seen: int

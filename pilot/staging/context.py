@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Mapping, NamedTuple, Optional, Sequence
 
 if TYPE_CHECKING:
     from pilot.info.queuedata import QueueData
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from pilot.settings import Settings
 
 
-@dataclass(frozen=True)
-class TransferRecord:
+class TransferRecord(NamedTuple):
     """One attempt to move one file, successful or not: what the store and the traces keep."""
 
     direction: str

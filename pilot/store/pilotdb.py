@@ -19,10 +19,9 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +32,7 @@ _NETWORK_FILE_SYSTEMS = (
     "nfs", "lustre", "gpfs", "ceph", "beegfs", "panfs", "afs", "cifs", "smb", "fuse", "9p", "orangefs")
 
 
-@dataclass(frozen=True)
-class OutboxEntry:
+class OutboxEntry(NamedTuple):
     """One stored message for the server."""
 
     id: int
@@ -47,8 +45,7 @@ class OutboxEntry:
     last_error: str
 
 
-@dataclass(frozen=True)
-class JobRow:
+class JobRow(NamedTuple):
     """What the database knows of a job."""
 
     job_id: str
@@ -340,7 +337,7 @@ class PilotDB:
 
     def jobs(self) -> list[JobRow]:
         """All jobs, oldest first."""
-        columns = ",".join(JobRow.__dataclass_fields__)
+        columns = ",".join(JobRow._fields)
         return [JobRow(*row) for row in self._query(f"SELECT {columns} FROM jobs ORDER BY granted")]  # noqa: S608
 
     def story(self, job_id: str) -> list[tuple[float, str, str, str]]:
@@ -366,7 +363,7 @@ class PilotDB:
 
     def unreported_jobs(self, exclude_token: str = "") -> list[JobRow]:
         """Granted jobs without a final report in the outbox, taken by another pilot than ``exclude_token``."""
-        columns = ",".join(f"j.{name}" for name in JobRow.__dataclass_fields__)
+        columns = ",".join(f"j.{name}" for name in JobRow._fields)
         rows = self._query(
             f"SELECT {columns} FROM jobs j WHERE j.token<>? AND NOT EXISTS "  # noqa: S608 - fixed names
             "(SELECT 1 FROM outbox o WHERE o.job_id=j.job_id AND o.final=1 AND o.created>=j.granted) "

@@ -40,7 +40,7 @@ def test_nothing_to_do(value: Any) -> None:
 def test_known_words(value: str, expected: dict[str, Any]) -> None:
     commands = parse_commands(value)
     for name in ("kill", "softkill", "debug", "debug_command", "nocleanup", "already_done", "stale"):
-        assert getattr(commands, name) == expected.get(name, Commands.__dataclass_fields__[name].default), name
+        assert getattr(commands, name) == expected.get(name, Commands._field_defaults[name]), name
     assert commands.refused == ()
 
 
