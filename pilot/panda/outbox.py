@@ -268,7 +268,9 @@ class Outbox:
         self.last_success = time.monotonic()
         logger.info("job %s: server has '%s' (%.0f ms%s)", entry.job_id, entry.state, seconds * 1000,
                     f", command {answer.command}" if answer.words else "")
-        if not entry.final:
+        if entry.final:
+            os.environ["SERVER_UPDATE"] = "DONE_FINAL"  # plug-ins and scripts look at it
+        else:
             # a command in the answer to a final report is no instruction (recorded)
             self._on_command(entry.job_id, parse_commands(answer.command))
 
