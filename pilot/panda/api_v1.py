@@ -86,7 +86,9 @@ class ApiV1:
         envelope = self._success(self._post("pilot/update_jobs_bulk", arguments), "update_jobs_bulk")
         items = envelope.data
         if not isinstance(items, list) or len(items) != len(messages):
-            raise TransportError(f"update_jobs_bulk: {len(messages)} answers expected: {excerpt(str(items))}")
+            raise TransportError(
+                f"update_jobs_bulk: {len(messages)} answers expected: {excerpt(str(items))}", status=200
+            )
         return [_judged(_envelope_of(item, "update_jobs_bulk"), message) for item, message in zip(items, messages)]
 
     def job_status(self, ids: Sequence[str]) -> dict[str, tuple[str, int]]:
@@ -252,7 +254,7 @@ def _parsed(reply: Reply, path: str) -> Envelope:
 
 def _envelope_of(value: object, path: str) -> Envelope:
     if not isinstance(value, dict) or not isinstance(value.get("success"), bool):
-        raise TransportError(f"/api/v1/{path}: no answer of the PanDA server: {excerpt(str(value))}")
+        raise TransportError(f"/api/v1/{path}: no answer of the PanDA server: {excerpt(str(value))}", status=200)
     return Envelope(value["success"], str(value.get("message") or ""), value.get("data"))
 
 

@@ -73,7 +73,9 @@ class Legacy:
             raise answers.unreadable(reply, "updateJobsInBulk") from None
         ok, items = value if isinstance(value, list) and len(value) == 2 else (False, None)
         if not ok or not isinstance(items, list) or len(items) != len(messages):
-            raise TransportError(f"updateJobsInBulk: {len(messages)} answers expected: {excerpt(reply.text)}")
+            raise TransportError(
+                f"updateJobsInBulk: {len(messages)} answers expected: {excerpt(reply.text)}", status=reply.status
+            )
         return [_judged(_bulk_item(item), message) for item, message in zip(items, messages)]
 
     def job_status(self, ids: Sequence[str]) -> dict[str, tuple[str, int]]:

@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 Dialect = Union[ApiV1, Legacy]
 Answer = TypeVar("Answer")
 
+_BULK_IN_DOUBT = frozenset({200, 400, 403, 404, 405, 413, 500, 501})
+"""HTTP statuses of a bulk update that failed and whose entries may be better off alone: somebody answers there."""
+
 _MAX_DROPS = 8
 """Fields that one message may lose to an older server before it is given up."""
 
@@ -173,9 +176,10 @@ class PandaServer:
         try:
             results = self._call(send)
         except TransportError as exc:
-            if exc.status != 500:
+            if exc.status not in _BULK_IN_DOUBT:
                 return [UpdateAnswer(Verdict.RETRY, text=exc.detail)] * len(messages)
-            # One bad entry can bring down the whole list: find it by sending them singly (updates may be repeated).
+            # One bad entry can bring down the whole list, the list may be too long for a gate, and a control tower or
+            # an older server may not know this call at all: send them singly (updates may be repeated).
             return [self.update_job(message) for message in messages]
         except ServerRefusal:
             return [self.update_job(message) for message in messages]
@@ -338,7 +342,9 @@ class PandaServer:
             answer = operation(second)
         except DialectMissing as other:
             raise TransportError(
-                f"{self.base_url} has neither API of a PanDA server: {exc}; {other}", maybe_processed=False
+                f"{self.base_url} has neither API of a PanDA server: {exc}; {other}",
+                maybe_processed=False,
+                status=other.status or exc.status,
             ) from other
         if core:
             self._absent.add(first.name)

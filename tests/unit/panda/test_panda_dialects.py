@@ -283,6 +283,24 @@ def test_a_bulk_that_fails_as_a_whole_is_sent_singly(refusal: bytes, wire: Make,
     assert paths(server) == ["update_jobs_bulk", "update_job", "update_job"]
 
 
+@pytest.mark.parametrize("odd", [legacy(StatusCode=0, command="NULL"), answer("<html>what?</html>"), FORBIDDEN,
+                                 answer("too large", 413)])
+def test_a_server_that_cannot_do_bulk_gets_its_updates_singly(odd: bytes, wire: Make, connect: Connect) -> None:
+    """A control tower, or an older server, that has updateJob but not updateJobsInBulk must not lose the reports."""
+    server = wire(FORBIDDEN, NONE_LEGACY, odd, *([FORBIDDEN] if odd == FORBIDDEN else []),
+                  legacy(StatusCode=0, command="NULL"))
+    client = connect(server)
+    client.acquire_jobs(REQUEST)
+    assert [result.verdict for result in client.update_jobs(MESSAGES)] == [Verdict.DELIVERED] * 2
+    assert paths(server)[-2:] == ["updateJob", "updateJob"] and client.dialect == "legacy"
+
+
+def test_a_gate_that_is_closed_leaves_a_bulk_for_later(wire: Make, connect: Connect) -> None:
+    server = wire(answer("busy", 503))
+    assert [r.verdict for r in connect(server, "v1").update_jobs(MESSAGES)] == [Verdict.RETRY] * 2
+    assert len(server.sent) == 1
+
+
 def test_a_bad_entry_of_a_bulk_is_repaired_alone(wire: Make, connect: Connect) -> None:
     bad = {"success": False, "message": "Argument error: got an unexpected keyword argument 'grid'", "data": None}
     server = wire(v1([GOOD, bad]), answer(json.dumps(bad)), answer(json.dumps(GOOD)))
