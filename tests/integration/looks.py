@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
-import select
 import tarfile
 from pathlib import Path
 from typing import Any, Mapping
@@ -22,35 +19,11 @@ def ended_well(pilot: Pilot, code: int = 0) -> Pilot:
 
 
 def wait_for_log(pilot: Pilot, words: str, times: int = 1) -> None:
-    """Block until the pilot's output has ``words`` that many times; inotify wakes the test, nothing polls."""
-    with Watch(pilot.directory / "stdouterr.txt") as watch:
-        while pilot.output.count(words) < times:
-            if pilot.process.poll() is not None:
-                assert pilot.output.count(words) >= times, f"'{words}' was never said:\n{pilot.output[-4000:]}"
-                return
-            watch.wait()
-
-
-class Watch:
-    """Wakes when a file is written to or closed (inotify), or after a minute: then something is wrong."""
-
-    def __init__(self, path: Path) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._descriptor = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._libc.inotify_add_watch(self._descriptor, os.fsencode(path), 0x2 | 0x8)  # IN_MODIFY | IN_CLOSE_WRITE
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        os.close(self._descriptor)
-
-    def wait(self) -> None:
-        """Block until the file has changed."""
-        ready, _, _ = select.select([self._descriptor], [], [], PATIENCE)
-        if not ready:
-            raise TimeoutError("the pilot has said nothing for a minute")
-        os.read(self._descriptor, 65536)
+    """Block until the pilot's output has ``words`` that many times."""
+    wanted = words.encode()
+    with pilot._more:
+        pilot._more.wait_for(lambda: pilot._text.count(wanted) >= times or pilot._closed, PATIENCE)
+        assert pilot._text.count(wanted) >= times, f"'{words}' was not said:\n{pilot._text[-4000:].decode('utf-8', 'replace')}"
 
 
 def report_of(final: Mapping[str, Any]) -> dict[str, Any]:
