@@ -14,6 +14,7 @@ from pilot.control.data import add_error
 from pilot.control.lifecycle import Event
 from pilot.control.messages import LookAround, PayloadEnded, PayloadStarted, RunPayload
 from pilot.info.job import Job
+from pilot.monitoring.space import free_space
 from pilot.payload.command import build_environment, payload_command, shell_argv
 from pilot.payload.diagnose import FINDING_RANKS, Evidence, diagnose, find_core_dumps
 from pilot.payload.jobreport import read_job_report, remove_reports
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # What the payload left behind after its own end gets this long to obey SIGTERM.
 _LEFTOVER_GRACE = 1.0
+# So few bytes (a block of the disk or two) are none: nothing can be written any more.
+_FULL = 64 * 1024
 
 
 class PayloadComponent(Component):
@@ -179,11 +182,20 @@ class PayloadComponent(Component):
         for code, text in diagnose(job, status, stdout, stderr, Evidence(killed_by_pilot=aborted)):
             if not aborted:
                 add_error(self.ctx, job, code, text, rank=FINDING_RANKS.get(code))
+        if status.code != 0 and not aborted:
+            self._look_at_space(job, status)
         if status.code != 0 and not aborted and not job.debug:
             for name in find_core_dumps(job.workdir, remove=True):
                 add_error(self.ctx, job, 1355, name)
         self._read_report(job)
         return Event.PAYLOAD_FAILED if job.errors or status.code != 0 else Event.PAYLOAD_OK
+
+    def _look_at_space(self, job: Job, status: ExitStatus) -> None:
+        """A full disk takes the payload's words away, too: then only the measurement tells the cause."""
+        free = free_space(job.workdir, self.ctx.environ)
+        if free is not None and free < _FULL:
+            add_error(self.ctx, job, 1098, f"the disk is full at the payload's end (exit code {status.code}): "
+                                           f"{free} B free in {job.workdir}")
 
     def _read_report(self, job: Job) -> None:
         report = read_job_report(job.workdir)
