@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -33,6 +32,7 @@ from pilot.info.job import Job
 from pilot.info.jobparser import parse_job
 from pilot.util.logs import start_job_log
 from pilot.util.redact import register_secret
+from pilot.util.removal import remove_tree
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
@@ -222,7 +222,9 @@ class JobComponent(Component):
             return  # started as a library or an installed command: there is no wrapper that looks there
         path = Path(directory) / self.ctx.settings.pilot.jobid_file
         try:
-            with open(path, "a", encoding="ascii") as stream:
+            # a pipe without a reader, put there by an earlier job's payload, is an error here and not a wait for ever
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            with open(os.open(path, flags, 0o666), "a", encoding="ascii") as stream:
                 stream.write(f"{job.jobid}\n")
         except OSError as exc:
             logger.warning("job id not noted in %s: %s", path, exc.strerror)
@@ -252,8 +254,10 @@ class JobComponent(Component):
         keep = not self.ctx.options.cleanup or job.keep_workdir
         if keep:
             logger.info("job directory %s is kept", job.workdir)
-        elif job.workdir.name and job.workdir.is_dir():
-            shutil.rmtree(job.workdir, onerror=_say_not_removed)
+        elif job.workdir.name and os.path.lexists(job.workdir):
+            left = remove_tree(job.workdir)
+            if left:
+                logger.warning("job directory %s could not be removed: %s", job.workdir, left)
         for name in ("PANDAID", "PanDA_TaskID", "INDS"):
             os.environ.pop(name, None)
         try:
@@ -270,10 +274,10 @@ def _register_secrets(text: str) -> None:
         values = json.loads(text)
     except ValueError:
         values = text
-    for value in values.values() if isinstance(values, dict) else [text]:
-        if isinstance(value, str) and value:
+    waiting = [values]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, (dict, list)):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, str):
             register_secret(value)
-
-
-def _say_not_removed(_function: Any, path: str, info: Any) -> None:
-    logger.warning("not removed: %s: %s", path, info[1])

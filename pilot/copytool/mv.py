@@ -12,6 +12,7 @@ storage layout and the pilot's own directory hold files that are not ours to ove
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from pathlib import Path
@@ -32,12 +33,14 @@ from pilot.copytool.base import (
     failure_of,
 )
 from pilot.util.cancel import CancelToken
-from pilot.util.checksum import Progress, file_checksums, same_checksum
+from pilot.util.checksum import Progress, file_checksums, open_regular, same_checksum
 from pilot.util.copying import copy_with_checksum, free_bytes, placed
 from pilot.util.safepath import UnsafePath, inside
 
 OUTPUT_LIST = "output.list"
 """Read by the ARC CE after the job: one line ``<lfn> <url>:checksumtype=<type>:checksumvalue=<value>`` per file."""
+
+logger = logging.getLogger(__name__)
 
 _output_list_lock = Lock()
 
@@ -334,9 +337,13 @@ def _output_line(lfn: str, result: TransferResult) -> str:
 
 
 def _read_output_list(path: Path) -> dict[str, str]:
-    """Return ``{lfn: line}``; an absent file is an empty list."""
+    """Return ``{lfn: line}``; an absent file, or what is none (it will be replaced), is an empty list."""
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        with open(open_regular(path), encoding="utf-8", errors="surrogateescape") as stream:
+            text = stream.read()
     except FileNotFoundError:
+        return {}
+    except OSError as exc:
+        logger.warning("%s is not used: %s", path, exc.strerror)
         return {}
     return {line.split(" ", 1)[0]: line for line in text.split("\n") if line.strip()}

@@ -279,7 +279,8 @@ def _add_file(tar: TarFile, top: str, member: Member, result: ArchiveResult) -> 
     try:
         descriptor = open_regular(member.path, links=False)  # what the walk has seen may have become a link since
     except OSError as exc:
-        result.notes.append(f"{member.name}: {'a link in place of the file' if exc.errno == errno.ELOOP else exc.strerror or exc}")
+        reason = "a link in place of the file" if exc.errno == errno.ELOOP else exc.strerror or exc
+        result.notes.append(f"{member.name}: {reason}")
         return
     try:
         info = os.fstat(descriptor)

@@ -68,9 +68,10 @@ def run(options: Options, settings: Settings) -> int:
     log_banner()
     _log_settings(options, settings)
     store, lock = _open_store(home)
+    token = secrets.token_hex(8)
     ctx = PilotContext(
         options=options, settings=settings, environ=environ, launch_dir=launch_dir, home=home,
-        token=secrets.token_hex(8), experiment=experiment, store=store, lock=lock, supervisor=Supervisor(),
+        token=token, experiment=experiment, store=store, lock=lock, supervisor=Supervisor(token),
         node=NodeDescription(environ),
         batch=find_batch_system(environ), harvester=is_harvester_mode(options, environ),
         kubernetes="K8S_JOB_ID" in environ, started=started,

@@ -62,3 +62,20 @@ def test_links_in_place_of_output_and_logs_show_nothing_of_the_host(farm: Farm, 
     members = archive(farm.outputs / farm.server.job(job)["definition"]["logFile"])
     assert not any(b"alohomora" in content for content in members.values())
     assert b"pilotlog.txt: a link in place of the file" in members["NOT_IN_THIS_ARCHIVE.txt"]
+
+
+def test_a_job_directory_that_is_hard_to_remove_is_removed(farm: Farm) -> None:
+    dig = farm.scripts / "dig.py"
+    dig.write_text("import os\nfor _ in range(2500):\n    os.mkdir('a_long_name')\n    os.chdir('a_long_name')\n")
+    job = farm.submit_job(f"python3 {dig}\nmkdir shut; echo > shut/file; chmod 000 shut .")
+    pilot = ended_well(farm.run_pilot())
+    assert farm.final(job)["state"] == "finished"
+    assert not list(pilot.directory.glob("PanDA_Pilot-*"))
+
+
+def test_pipes_in_place_of_the_pilots_files_block_nobody(farm: Farm) -> None:
+    job = farm.submit_job("echo x > out.dat; cd ..; rm -f output.list queuedata.json\n"
+                          "mkfifo output.list queuedata.json", outputs=["out.dat"])
+    pilot = ended_well(farm.run_pilot("--output-dir", ""))
+    assert farm.final(job)["state"] == "finished"
+    assert (pilot.directory / "out.dat").read_text() == "x\n"
