@@ -87,10 +87,12 @@ class MonitorComponent(Component):
         watch = Watch(job, copy.copy(job), debug=job.debug, debug_command="debug" if job.debug else "")
         self._watches[job.jobid] = watch
         self._schedule_heartbeat(watch)
-        limit = self.ctx.leave_by
+        limit, text = self.ctx.leave_by, self.ctx.leave_by_text
         if self.ctx.queue.job_maxwalltime and job.maxwalltime > 0:
-            limit = min(limit, time.monotonic() + job.maxwalltime * self.ctx.queue.pilot_walltime_grace)
-        self._timers.at(limit, f"{job.jobid}:time", lambda: self._time_is_up(watch))
+            seconds = job.maxwalltime * self.ctx.queue.pilot_walltime_grace
+            if time.monotonic() + seconds < limit:
+                limit, text = time.monotonic() + seconds, f"the job's maxWalltime allows {seconds:.0f} s"
+        self._timers.at(limit, f"{job.jobid}:time", lambda: self._time_is_up(watch, text))
 
     # --- heartbeats ---------------------------------------------------------------------------------------------------
 
@@ -164,8 +166,8 @@ class MonitorComponent(Component):
 
     # --- limits, commands, deadlines ----------------------------------------------------------------------------------
 
-    def _time_is_up(self, watch: Watch) -> None:
-        text = f"the time limit is reached: {self.ctx.leave_by_text}"
+    def _time_is_up(self, watch: Watch, origin: str) -> None:
+        text = f"the time limit is reached: {origin}"
         os.environ["REACHED_MAXTIME"] = "REACHED_MAXTIME"
         self.ctx.shutdown.stop(StopReason(text))
         self.ctx.road.abort(watch.job.jobid, Event.LIMIT, 1213, text)

@@ -179,3 +179,15 @@ def test_outputs_that_mv_has_stored_below_the_work_directory_are_not_removed_wit
         stored = Path(entry["surl"].partition("localhost")[2])
         assert stored.stat().st_size == entry["fsize"], "what is reported as stored is there"
     assert "is kept" in pilot.output
+
+
+def test_the_time_limit_that_was_reached_is_the_one_that_is_named(farm: Farm) -> None:
+    farm.set_queue(params={"job_maxwalltime": True})
+    gate = farm.gate("payload")
+    job = farm.submit_job(gate.shell(), maxWalltime=3)
+    pilot = farm.start_pilot()
+    gate.reached()
+    assert pilot.wait() == 0
+    final = farm.final(job)
+    assert final["pilotErrorCode"] == 1213
+    assert final["pilotErrorDiag"].endswith("the job's maxWalltime allows 3 s")
