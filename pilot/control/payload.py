@@ -165,6 +165,7 @@ class PayloadComponent(Component):
 
     def _account(self, job: Job, child: Child, status: ExitStatus) -> None:
         job.exit_code = status.code
+        self.ctx.store.set_job(job.jobid, exit_code=status.code)  # known even if the pilot dies in the tail
         # what the kernel has counted for everything that was waited for; never less than the last look at /proc
         job.cpu_seconds = max(job.cpu_seconds, child.cpu_seconds)
         elapsed = job.timing.spans.get("payload", 0.0)

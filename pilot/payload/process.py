@@ -53,7 +53,8 @@ class Supervisor:
     a process of a foreign session. Processes that share the pilot's session are left to whoever started them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
+        """Nothing is started yet. ``name``: random word that begins the marker of every process started here."""
         self.subreaper = False
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -67,7 +68,7 @@ class Supervisor:
         by a shell that had children. Then an orphan must prove that it is ours."""
         self._inherited: frozenset[tuple[int, int]] = frozenset()
         """Children from before our time (of the shell that exec'ed the pilot): nobody else collects them."""
-        self._id = secrets.token_hex(8)
+        self._id = name or secrets.token_hex(8)
         self._count = 0
 
     def start(self) -> None:

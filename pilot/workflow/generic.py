@@ -144,7 +144,8 @@ def _drain(ctx: PilotContext) -> None:
 
     threading.Thread(target=drain, name="drain", daemon=True).start()
     while ctx.reporter.drain(0.0):
-        left = min(limit - time.monotonic(), ctx.shutdown.remaining(limit) - min(_EXIT_SECONDS, ctx.shutdown.grace / 50))
+        left = ctx.shutdown.remaining(limit) - min(_EXIT_SECONDS, ctx.shutdown.grace / 50)
+        left = min(left, limit - time.monotonic())
         if left <= 0:
             return  # the time is up: what is left stays in the store
         wake = ctx.shutdown.next_wake(left)

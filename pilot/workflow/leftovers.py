@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -22,11 +21,13 @@ from pilot.common.errors import ErrorList
 from pilot.panda.answers import Verdict
 from pilot.panda.messages import local_time, server_time
 from pilot.panda.server import PandaServer
+from pilot.payload.killer import end_processes
 from pilot.payload.process import MARKER
 from pilot.store.pilotdb import DATABASE_NAME, JobRow, OwnerLock, PilotDB, boot_id
 from pilot.util import procfs
 from pilot.util.backoff import Backoff
 from pilot.util.cancel import CancelToken
+from pilot.util.procfs import ProcInfo
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
@@ -98,24 +99,31 @@ def _abandoned_report(store: PilotDB, row: JobRow, text: str, code: int) -> Mapp
     return base
 
 
-def end_processes_of(rows: Iterable[JobRow], pilots: Iterable[Mapping[str, object]]) -> int:
-    """End processes that a dead pilot's payloads have left on this machine; returns how many.
+def end_processes_of(pilots: Iterable[Mapping[str, object]]) -> int:
+    """End processes that the payloads of dead pilots have left on this machine; returns how many.
 
-    They are known by the random marker in their environment: nothing else is ever touched.
+    The environment of a payload's processes names the pilot (a random word); with those the rest of their sessions and
+    trees is ended, which may have changed its environment. Nothing else is ever touched.
+
+    Args:
+        pilots: rows of the table ``pilot``; all of them must be dead.
     """
     here = {str(pilot["token"]) for pilot in pilots if pilot["boot_id"] == boot_id() and pilot["boot_id"]}
-    markers = {row.marker for row in rows if row.marker and row.token in here}
-    if not markers:
+    if not here:
         return 0
-    ended = 0
-    for info in procfs.scan():
-        if info.pid != os.getpid() and procfs.read_environ(info.pid, MARKER) in markers and procfs.same_process(info):
-            try:
-                os.kill(info.pid, signal.SIGKILL)
-                ended += 1
-            except OSError as exc:
-                logger.warning("process %d of a dead pilot's payload could not be ended: %s", info.pid, exc.strerror)
-    return ended
+
+    def left() -> list[ProcInfo]:
+        table = procfs.scan()
+        marked = [info for info in table if (procfs.read_environ(info.pid, MARKER) or "").partition(".")[0] in here]
+        sessions = {info.session for info in marked}
+        roots = [*marked, *(info for info in table if info.session in sessions)] if marked else []
+        found = {info.key: info for info in table.tree(0, [info.pid for info in roots])}
+        return [info for info in found.values() if info.alive and info.pid != os.getpid()]
+
+    report = end_processes(left, 0.0)
+    if report.left:
+        logger.warning("%d processes of a dead pilot's payload could not be ended", report.left)
+    return report.seen - report.left
 
 
 def recover_database(path: Path, make_server: MakeServer, settings: Settings, *, patience: float,
@@ -136,7 +144,7 @@ def recover_database(path: Path, make_server: MakeServer, settings: Settings, *,
         return result
     store = PilotDB(path)
     try:
-        ended = end_processes_of(store.jobs(), store.pilots())
+        ended = end_processes_of(store.pilots())
         if ended:
             logger.warning("%s: ended %d processes that a dead pilot's payload had left", path, ended)
         result.abandoned = report_abandoned(store, "")
@@ -177,10 +185,8 @@ def _deliver(store: PilotDB, server: PandaServer, settings: Settings, result: Re
 
 def clear_own_directory(ctx: PilotContext) -> None:
     """Settle what an earlier pilot has left in this pilot's own database: its processes end, its jobs get a report."""
-    older = [row for row in ctx.store.jobs() if row.token != ctx.token]
-    if not older:
-        return
-    ended = end_processes_of(older, ctx.store.pilots())
+    older = [pilot for pilot in ctx.store.pilots() if pilot["token"] != ctx.token]
+    ended = end_processes_of(older)
     if ended:
         logger.warning("ended %d processes that a dead pilot's payload had left", ended)
     report_abandoned(ctx.store, ctx.token)

@@ -180,3 +180,20 @@ def test_a_kill_and_then_a_signal(farm: Farm) -> None:
     going.open()
     assert pilot.wait() == 143
     assert_killed(farm, job)
+
+
+@pytest.mark.parametrize(("dialect", "body"), [
+    ("v1", '{"success": true, "message": "", "data": {"StatusCode": 0, "command": "tobekilled"}}'),
+    ("v1", '{"success": true, "message": "", "StatusCode": 0, "command": "tobekilled"}'),
+    ("v1", '{"success": true, "message": "", "data": {"StatusCode": "0", "command": "debug,tobekilled"}}'),
+    ("legacy", '{"StatusCode": 0, "command": "tobekilled"}'),
+    ("legacy", '{"StatusCode": "0", "command": "debug,tobekilled"}'),
+    ("legacy", '{"success": true, "message": "", "data": {"StatusCode": 0, "command": "tobekilled"}}'),
+])
+def test_a_kill_is_found_nested_and_flat(farm: Farm, dialect: str, body: str) -> None:
+    gate = farm.gate("payload")
+    job = farm.submit_job(gate.shell())
+    farm.server.faults.add("update_job", "body", when=running, text=body)
+    pilot = farm.start_pilot("--server-api", dialect)
+    assert pilot.wait() == 0
+    assert_killed(farm, job)
