@@ -23,7 +23,8 @@ def wait_for_log(pilot: Pilot, words: str, times: int = 1) -> None:
     wanted = words.encode()
     with pilot._more:
         pilot._more.wait_for(lambda: pilot._text.count(wanted) >= times or pilot._closed, PATIENCE)
-        assert pilot._text.count(wanted) >= times, f"'{words}' was not said:\n{pilot._text[-4000:].decode('utf-8', 'replace')}"
+        said = pilot._text.count(wanted)
+    assert said >= times, f"'{words}' was said {said} times:\n{pilot.output[-4000:]}"
 
 
 def report_of(final: Mapping[str, Any]) -> dict[str, Any]:

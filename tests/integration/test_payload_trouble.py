@@ -1,4 +1,4 @@
-"""Payloads that misbehave: they fork, hide, fill files, destroy their surroundings; the job ends, and the pilot says why."""
+"""Payloads that misbehave: they fork, hide, fill files, destroy their surroundings; the job ends, and is explained."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def test_thousand_children_are_ended_with_the_job(farm: Farm) -> None:
 
 def test_what_a_good_payload_leaves_behind_is_ended(farm: Farm) -> None:
     gate = farm.gate("daemon")
-    job = farm.submit_job(f"setsid sh -c 'trap \"\" TERM HUP INT; (trap \"\" TERM; sleep 1000) & echo here > {gate.arrival};"
-                          f" wait' > /dev/null 2>&1 &\nread line < {gate.arrival}\necho done > out.dat", outputs=["out.dat"])
+    job = farm.submit_job("setsid sh -c 'trap \"\" TERM HUP INT; (trap \"\" TERM; sleep 1000) &"
+                          f" echo here > {gate.arrival}; wait' > /dev/null 2>&1 &\n"
+                          f"read line < {gate.arrival}\necho done > out.dat", outputs=["out.dat"])
     pilot = ended_well(farm.run_pilot())
     assert farm.final(job)["state"] == "finished"
     assert farm.payload_processes() == []
@@ -77,7 +78,8 @@ def test_payload_that_removes_its_work_directory(farm: Farm, exit_code: int) -> 
     "rm -f payload.stdout payload.stderr", "mv payload.stdout x; mkdir payload.stdout", "chmod 000 .",
     "rm -rf pilotlog.txt; mkfifo pilotlog.txt", "mkfifo jobReport.json", "ln -s . loop; ln -s loop/loop jobReport.json",
     "mkdir jobReport.json payload_error_report.json", "head -c 20000000 /dev/urandom > jobReport.json",
-    "echo '[[[[' > jobReport.json; echo '\xff\xfe' > payload_error_report.json", "mkdir -p $(printf 'd/%.0s' $(seq 300))",
+    "echo '[[[[' > jobReport.json; echo '\xff\xfe' > payload_error_report.json",
+    "mkdir -p $(printf 'd/%.0s' $(seq 300))",
     "touch -d '1900-01-01' old; touch -d '2200-01-01' new", "for i in $(seq 3000); do : > f$i; done",
     "rm -f ../pilotlog.txt", "rm -f ../pilot.db ../pilot.db-wal ../pilot.db-shm", "chmod 000 ../pilot.db",
     "mkfifo fifo; mknod dev c 1 3; python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"sock\")'",
@@ -119,7 +121,8 @@ def test_failing_payload_with_core_dump(farm: Farm) -> None:
 
 
 def test_error_report_of_the_payload_is_its_own_word(farm: Farm) -> None:
-    job = farm.submit_job("""echo '{"error_code": 1234, "error_diag": "my own words"}' > payload_error_report.json; exit 9""")
+    job = farm.submit_job(
+        """echo '{"error_code": 1234, "error_diag": "my own words"}' > payload_error_report.json; exit 9""")
     ended_well(farm.run_pilot())
     final = farm.final(job)
     assert (final["state"], int(final["transExitCode"])) == ("failed", 9)
