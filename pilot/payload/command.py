@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shlex
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pilot.common.errorcodes import ErrorCodes
-from pilot.common.exception import PilotException
+from pilot.common.exception import FileHandlingFailure, PilotException
 from pilot.info.job import Job
 from pilot.payload.textfiles import read_head
 from pilot.payload.transform import Fetch, get_transform, make_executable
@@ -45,11 +46,41 @@ def payload_command(
 ) -> str:
     """Return the complete shell line of a generic job: the resolved transformation, then jobPars as shell text.
 
+    The files that ``writeToFile`` asks for are written first.
+
     Raises:
-        PilotException: 1346 nothing to run was found; 1149, 1143 see ``get_transform``.
+        PilotException: 1346 nothing to run was found; 1149, 1143 see ``get_transform``; 1303, 1098 see
+            ``write_input_lists``.
     """
     word = resolve_transformation(job, workdir, bases, fetch, environ=environ)
-    return f"{word} {job.jobparams}".rstrip()
+    return f"{word} {write_input_lists(job, workdir)}".rstrip()
+
+
+def write_input_lists(job: Job, workdir: Path) -> str:
+    """Write the lists of inputs of ``writeToFile`` into the work directory (job-definition.md 5, step 7).
+
+    Returns:
+        The job parameters, in which the lists have their names.
+
+    Raises:
+        FileHandlingFailure: a list cannot be written: 1098 for a full disk, else 1303.
+    """
+    if not job.writetofile:
+        return job.jobparams
+    from pilot.info.writetofile import apply_write_to_file, parse_write_to_file
+
+    text, lists = apply_write_to_file(job.jobparams, parse_write_to_file(job.writetofile))
+    for name, content in lists.items():
+        try:
+            (workdir / name).write_text(content, encoding="utf-8")
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise FileHandlingFailure(
+                f"the list of inputs {name} (writeToFile) cannot be written: {error.strerror}",
+                code=ErrorCodes.NOLOCALSPACE if full else ErrorCodes.FILEHANDLINGFAILURE,
+            ) from error
+        logger.info("job %s: list of inputs %s written (writeToFile)", job.jobid, name)
+    return text
 
 
 def resolve_transformation(

@@ -285,3 +285,20 @@ def test_a_work_directory_that_cannot_be_written_is_named(server: Server, tmp_pa
         download(server, tmp_path / "gone")
     assert caught.value.code == 1149
     assert "cannot write run-1" in caught.value.diagnosis
+
+
+def test_lists_of_inputs_are_written_for_the_payload(tmp_path: Path) -> None:
+    """``writeToFile``: first line the option, then one LFN per line; the payload is given the file (step 7)."""
+    job = Job(jobid="1", transformation="echo", writetofile="inputFor_o.root:a.1,b.2^other:c",
+              jobparams="--in=@inputFor_o.root --out=o.root --autoConfiguration=everything -x other")
+    assert line_of(job, tmp_path) == "echo @inputFor_o.root.txt --out=o.root -x other.txt"
+    assert (tmp_path / "inputFor_o.root.txt").read_text() == "--in\na.1\nb.2\n"
+    assert (tmp_path / "other.txt").read_text() == "c\n"
+    assert line_of(job, tmp_path).startswith("echo @inputFor_o.root.txt --out")  # a second look changes nothing
+
+
+def test_a_list_of_inputs_that_cannot_be_written_fails_the_job(tmp_path: Path) -> None:
+    (tmp_path / "inputFor_o.txt").mkdir()
+    with pytest.raises(PilotException) as caught:
+        line_of(Job(jobid="1", transformation="echo", jobparams="@inputFor_o", writetofile="inputFor_o:a"), tmp_path)
+    assert caught.value.code == 1303 and "inputFor_o.txt" in caught.value.detail
