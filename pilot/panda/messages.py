@@ -109,12 +109,14 @@ def _measured(job: Job, metrics: Mapping[str, float]) -> dict[str, object]:
     fields: dict[str, object] = {name: value for name, value in metrics.items() if name in _METRICS}
     if job.corecount > 0:
         fields["coreCount"] = job.corecount
-    if job.core_counts:
-        fields["meanCoreCount"] = sum(job.core_counts) / len(job.core_counts)
+    mean_cores = sum(job.core_counts) / len(job.core_counts) if job.core_counts else 0.0
+    if mean_cores >= 0.5:  # whole cores on the wire: a payload that sleeps would be said to have had none
+        fields["meanCoreCount"] = mean_cores
     if job.nevents:
         fields["nEvents"] = job.nevents
-    if 0 < int(job.cpu_seconds) <= _MAX_CPU_SECONDS:
-        fields["cpuConsumptionTime"] = int(job.cpu_seconds)
+    seconds = round(job.cpu_seconds)  # rounded as in the reference (payload.md 1), not cut
+    if 0 < seconds <= _MAX_CPU_SECONDS:
+        fields["cpuConsumptionTime"] = seconds
         fields["cpuConversionFactor"] = 1.0
     return fields
 

@@ -74,7 +74,15 @@ def test_a_finished_report_has_outputs_times_and_the_job_report() -> None:
     assert message["endTime"] == "2026-11-20 10:45:19" and message["metaData"] == '{"exitCode": 0}'
     assert message["pilotErrorCode"] == 0 and message["pilotErrorDiag"] == "" and message["transExitCode"] == 0
     assert "pilotLog" not in message and message["nInputFiles"] == 1
-    assert (message["cpuConsumptionTime"], message["cpuConversionFactor"], message["meanCoreCount"]) == (99, 1.0, 8)
+    assert (message["cpuConsumptionTime"], message["cpuConversionFactor"], message["meanCoreCount"]) == (100, 1.0, 8)
+
+
+@pytest.mark.parametrize(("seconds", "sent"), [(0.2, None), (0.9, 1), (99.4, 99)])
+def test_cpu_time_is_rounded_and_a_payload_that_sleeps_has_no_mean_of_zero_cores(seconds: float, sent: object) -> None:
+    quiet = job()
+    quiet.cpu_seconds, quiet.core_counts = seconds, [0.0, 0.2]
+    message = build_update(quiet, "running", ENV, NOW)
+    assert message.get("cpuConsumptionTime") == sent and "meanCoreCount" not in message
 
 
 def test_a_failed_report_names_the_root_cause_without_time_stamps_and_keeps_the_log_extract() -> None:
