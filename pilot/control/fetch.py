@@ -21,7 +21,7 @@ from pilot.control.retrieval import RetrievalLimits
 from pilot.control.shutdown import StopReason
 from pilot.info.encoding import JobRefused, panda_id
 from pilot.info.jobfile import find_job_file, take_job
-from pilot.panda.answers import JobAnswer, JobRequest
+from pilot.panda.answers import INVALID, JobAnswer, JobRequest
 from pilot.panda.errors import TransportError
 from pilot.util.backoff import Backoff
 
@@ -194,6 +194,8 @@ class JobFetcher(Component):
         self.limits.failed()
         if answer.jobs:
             return None
+        if answer.status_code == INVALID:  # our request is at fault, or the server is of another kind
+            raise PilotException(f"the server does not take this pilot's request for a job: {answer.text}", code=1318)
         if answer.permanent:
             raise PilotException(
                 f"the server refuses this pilot's identity: {answer.text}; look at the proxy's role or the token",

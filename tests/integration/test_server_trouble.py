@@ -176,6 +176,31 @@ def test_answers_without_a_job(farm: Farm, kind: str, code: int, word: str) -> N
     assert (pilot.process.returncode != 0) is bool(code), pilot.output[-3000:]
 
 
+def test_request_that_the_server_calls_wrong_is_not_blamed_on_the_proxy(farm: Farm) -> None:
+    farm.submit_job()
+    text = '{"success": false, "message": "Type error: \'memory\' must be of type int, got str.", "data": null}'
+    farm.server.faults.add("acquire_jobs", "body", times=None, text=text)
+    pilot = ended_well(farm.run_pilot("--server-api", "v1"), 79)
+    assert "must be of type int" in pilot.output and "proxy" not in pilot.output.splitlines()[-1]
+
+
+def test_closed_job_in_debug_mode_gets_no_more_heartbeats(farm: Farm) -> None:
+    gate = farm.gate("payload")
+    job = farm.submit_job(gate.shell(), log=False)
+    pilot = farm.start_pilot(settings={"pilot.heartbeat": 1, "pilot.debug_heartbeat": 1})
+    gate.reached()
+    assert farm.server.debug(job, True)
+    pilot.wait_output("debug mode on")
+    farm.server.faults.add("update_job", "command", text="alreadydone")
+    pilot.wait_output("no more heartbeats")
+    before = len(farm.server.job(job)["updates"])
+    gate.open()
+    pilot.wait()
+    ended_well(pilot)
+    states = [update["state"] for update in farm.server.job(job)["updates"][before:]]
+    assert "debug mode off" not in pilot.log and states == ["finished"]
+
+
 def test_server_that_has_one_dialect_only(farm: Farm) -> None:
     assert farm.server.server.options.v1
     farm.server.server.options = farm.server.server.options.__class__(False, True, *list(
