@@ -34,6 +34,11 @@ def name_of(dn: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(OIDS[key], value) for key, value in pairs])
 
 
+CA_USAGE = x509.KeyUsage(digital_signature=False, content_commitment=False, key_encipherment=False,
+                         data_encipherment=False, key_agreement=False, key_cert_sign=True, crl_sign=True,
+                         encipher_only=False, decipher_only=False)
+
+
 def issue(dn: str, issuer: Optional[Pair], *extensions: Tuple[x509.ExtensionType, bool]) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -41,6 +46,10 @@ def issue(dn: str, issuer: Optional[Pair], *extensions: Tuple[x509.ExtensionType
         x509.CertificateBuilder().subject_name(name_of(dn)).issuer_name(issuer.cert.subject if issuer else name_of(dn))
         .public_key(key.public_key()).serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1)))
+    # without the key identifiers Python 3.13 refuses the chain (VERIFY_X509_STRICT)
+    authority_key = (issuer.key if issuer else key).public_key()
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+    builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key), False)
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
     return Pair(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)
@@ -62,7 +71,7 @@ class World(NamedTuple):
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    authority = issue("/O=Test/CN=Test CA", None, (x509.BasicConstraints(True, None), True))
+    authority = issue("/O=Test/CN=Test CA", None, (x509.BasicConstraints(True, None), True), (CA_USAGE, True))
     import ipaddress
 
     host = issue("/O=Test/CN=localhost", authority,
@@ -107,6 +116,6 @@ def test_the_header_does_not_stand_for_a_certificate_on_https(world: World) -> N
 
 
 def test_a_certificate_of_a_stranger_is_refused(world: World) -> None:
-    stranger = issue(ROBOT, issue("/O=Other/CN=Other CA", None, (x509.BasicConstraints(True, None), True)))
+    stranger = issue(ROBOT, issue("/O=Other/CN=Other CA", None, (x509.BasicConstraints(True, None), True), (CA_USAGE, True)))
     with pytest.raises((ssl.SSLError, ConnectionError)):
         attributes(world, pem(world.directory / "stranger.pem", stranger))

@@ -136,7 +136,7 @@ def test_reference_of_settings_is_generated_from_the_code(tmp_path):
 
 
 def test_package_takes_version_and_data_from_the_single_source():
-    tomllib = pytest.importorskip("tomllib")
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["name"] == "panda-pilot"
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"file": "PILOTVERSION"}
