@@ -38,7 +38,7 @@ _SIGNALS_INTRODUCTION = """# Signals
 
 The pilot traps the signals below, ends its jobs through the same tail as always (what exists and may leave, log, final
 report) within `shutdown.deadline` seconds (`shutdown.pod_deadline` with `--pod`), and exits with 128 + n. Later signals
-neither extend nor shorten that deadline. SIGCONT ends nothing.
+neither extend nor shorten that deadline. SIGCONT and SIGUSR2 end nothing.
 
 SIGUSR1 is 1206 and SIGBUS 1207, as in the published signal table; existing pilots have the two swapped. The text names
 the signal. In a Kubernetes pod (`K8S_JOB_ID` is set) SIGTERM is reported as 1379, a preemption.
@@ -47,7 +47,7 @@ the signal. In a Kubernetes pod (`K8S_JOB_ID` is set) SIGTERM is reported as 137
 |---|---|---|---|---|
 """
 
-_OTHERS = ("SIGINT", "SIGHUP", "SIGALRM", "SIGVTALRM", "SIGXFSZ", "SIGABRT", "SIGFPE", "SIGILL", "SIGPROF", "SIGUSR2")
+_OTHERS = ("SIGINT", "SIGHUP", "SIGALRM", "SIGVTALRM", "SIGXFSZ", "SIGABRT", "SIGFPE", "SIGILL", "SIGPROF")
 
 
 def exit_codes_page() -> str:

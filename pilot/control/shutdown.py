@@ -25,12 +25,10 @@ from pilot.util.cancel import CancelToken
 
 logger = logging.getLogger(__name__)
 
-# What the wrapper forwards and batch systems send (SIGUSR2: Grid Engine's warning before the kill; its default action
-# would end Python without a report). SIGCONT reaches the pilot too and must end nothing.
+# What the wrapper forwards and batch systems send. SIGCONT and SIGUSR2 reach the pilot too and must end nothing.
 _ENDING_SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGXCPU", "SIGUSR1", "SIGSEGV", "SIGBUS", "SIGHUP", "SIGALRM",
-                   "SIGVTALRM", "SIGXFSZ", "SIGABRT", "SIGFPE", "SIGILL", "SIGPROF",
-                   "SIGUSR2")
-_HARMLESS_SIGNALS = ("SIGCONT",)
+                   "SIGVTALRM", "SIGXFSZ", "SIGABRT", "SIGFPE", "SIGILL", "SIGPROF")
+_HARMLESS_SIGNALS = ("SIGCONT", "SIGUSR2")
 
 
 class StopReason(NamedTuple):

@@ -32,9 +32,10 @@ def test_the_first_signal_sets_the_deadline_and_further_ones_change_nothing() ->
     assert shutdown.deadline == deadline and shutdown.signum == signal.SIGTERM
 
 
-def test_sigcont_ends_nothing() -> None:
+@pytest.mark.parametrize("name", ["SIGCONT", "SIGUSR2"])
+def test_harmless_signals_end_nothing(name: str) -> None:
     shutdown = Shutdown(100)
-    assert not shutdown.begin_signal(signal.SIGCONT)
+    assert not shutdown.begin_signal(getattr(signal, name))
     assert not shutdown.stopping.cancelled and shutdown.reason is None
 
 
