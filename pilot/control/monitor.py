@@ -180,7 +180,8 @@ class MonitorComponent(Component):
             logger.warning("job %s: the server has closed this job (%s): no more heartbeats", job_id,
                            ",".join(commands.words))
             self._timers.cancel(f"{job_id}:heartbeat")
-            return  # it says nothing about debug mode: taking that for 'off' would start the heartbeats again
+            if not commands.kill:
+                return  # it says nothing about debug mode: taking that for 'off' would start the heartbeats again
         if commands.kill:
             if not watch.job.cancel.cancelled:
                 self.ctx.road.abort(job_id, Event.KILL, 1144, "the server sent tobekilled")
