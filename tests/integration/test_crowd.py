@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 
+import psutil
 import pytest
 from harness import Farm
 
 PILOTS = 200
-AT_ONCE = 40
-"""Processes at a time that still start within the time-outs on two cores; all of them overlap with others."""
+AT_ONCE = min(PILOTS, psutil.virtual_memory().available // (40 << 20))
+"""Processes at a time: all, where 40 MB of memory are left for each."""
 
 
 @pytest.mark.slow
