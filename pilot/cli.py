@@ -14,7 +14,7 @@ from pilot.common.exception import PilotException
 from pilot.options import Options, parse_command_line
 from pilot.settings import Settings, SettingsError, load_settings
 from pilot.util.deferred import defer_import
-from pilot.util.hardening import forbid_dumps, open_standard_descriptors
+from pilot.util.hardening import forbid_dumps, open_standard_descriptors, set_process_defaults
 from pilot.version import PILOT_VERSION
 
 __all__ = ["Options", "Settings", "SettingsError", "load_settings", "main", "parse_command_line"]
@@ -70,6 +70,7 @@ def _run(argv: Optional[Sequence[str]]) -> int:
     defer_import("charset_normalizer", "3.0.0")
     settings = load_settings(options, os.environ, experiment_settings_file(options.pilot_user))
     if options.runs_a_pilot:
+        set_process_defaults()
         forbid_dumps()
         from pilot.workflow import start
 

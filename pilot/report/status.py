@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 
 from pilot.store.pilotdb import JobRow, PilotDB
+from pilot.util.logs import one_record
+from pilot.util.redact import redact
 
 
 def clock(epoch: object) -> str:
@@ -36,7 +38,12 @@ def status_text(store: PilotDB, alive: bool) -> str:
                   f"{store.unacknowledged()} final report(s) not acknowledged"]
     lines += [f"  job {entry.job_id}  {entry.state}{'  FINAL' if entry.final else ''}  {entry.attempts} attempt(s)  "
               f"{entry.last_error}" for entry in waiting]
-    return "\n".join(lines)
+    return "\n".join(map(_shown, lines))
+
+
+def _shown(line: str) -> str:
+    """Return a line as the terminal may see it: secrets masked, strings of strangers neither steer it nor add lines."""
+    return one_record(redact(line)).replace("\n", "\\n")
 
 
 def job_lines(store: PilotDB, job: JobRow) -> list[str]:

@@ -189,7 +189,8 @@ def _read_http(
 
     end = time.monotonic() + timeout
     try:
-        with get(url, timeout=timeout, headers=headers, verify=verify, cert=cert, stream=True) as response:
+        with get(url, timeout=timeout, headers=headers, verify=verify, cert=cert, stream=True,
+                 hooks={"response": partial(_check_redirection, url)}) as response:
             if response.status_code != 200:
                 status = response.status_code
                 reason = f"HTTP {status} {response.reason or ''}".rstrip()
@@ -209,6 +210,16 @@ def _read_http(
     except (_requests.exceptions.RequestException, OSError, ValueError) as error:
         raise _http_error(url, error) from None
     return b"".join(parts)
+
+
+def _check_redirection(url: str, response: requests.Response, **_kwargs: object) -> None:
+    """Refuse to be sent from a verified server to one that anybody may play; called before it is obeyed."""
+    from urllib.parse import urljoin
+
+    target = urljoin(response.url, response.headers.get("Location", "")) if response.is_redirect else ""
+    if target and response.url.startswith("https://") and not target.lower().startswith("https://"):
+        response.close()
+        raise FetchError(url, f"redirected from https to {target.split('?')[0][:200]}, which is refused")
 
 
 def _check_complete(url: str, response: requests.Response) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from contextlib import contextmanager
 from typing import Iterator, Optional
@@ -36,6 +37,18 @@ def open_standard_descriptors() -> None:
                 os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
             except OSError:
                 return  # no /dev/null: there is nothing better
+
+
+def set_process_defaults() -> None:
+    """Put right what a pilot may inherit and cannot work with; main thread only.
+
+    With SIGCHLD ignored (some batch daemons start jobs like that) the kernel throws the exit codes of payloads away; a
+    blocked SIGTERM would never arrive; with umask 0 anybody could change the queue data or the outputs.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(os.umask(0o077) | 0o002)
 
 
 def forbid_dumps() -> None:

@@ -79,3 +79,45 @@ def test_pipes_in_place_of_the_pilots_files_block_nobody(farm: Farm) -> None:
     pilot = ended_well(farm.run_pilot("--output-dir", ""))
     assert farm.final(job)["state"] == "finished"
     assert (pilot.directory / "out.dat").read_text() == "x\n"
+
+
+# --- odd environments ------------------------------------------------------------------------------------------------
+def test_ignored_and_blocked_signals_of_the_caller_change_nothing(farm: Farm) -> None:
+    gate = farm.gate("payload")
+    first = farm.submit_job("true")
+    ended_well(farm.run_pilot(prefix=("bash", "-c", 'trap "" CHLD; exec "$@"', "deaf")))
+    assert farm.final(first)["state"] == "finished", "the payload's exit code was lost"
+    farm.submit_job(gate.shell())
+    block = ("import os, signal, sys\n"
+             "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+             "os.execvp(sys.argv[1], sys.argv[1:])")
+    pilot = farm.start_pilot(prefix=(sys.executable, "-c", block))
+    gate.reached()
+    pilot.send("SIGTERM")
+    assert pilot.wait() == 143
+
+
+def test_no_file_can_be_written_by_everybody(farm: Farm) -> None:
+    farm.submit_job("echo x > out.dat; echo note > note", outputs=["out.dat"])
+    pilot = ended_well(farm.run_pilot("--cleanup", "False", prefix=("bash", "-c", 'umask 0; exec "$@"', "open")))
+    paths = [path for place in (pilot.directory, farm.outputs) for path in place.rglob("*") if not path.is_symlink()]
+    assert len(paths) > 6
+    assert [path for path in paths if path.stat().st_mode & 0o002] == []
+
+
+@pytest.mark.parametrize("limit", ["--nofile=64:64", "--as=400000000", "--stack=1000000"])
+def test_small_limits_are_enough(farm: Farm, limit: str) -> None:
+    job = farm.submit_job("cat in.txt > out.dat", inputs={"in.txt": b"words"}, outputs=["out.dat"])
+    ended_well(farm.run_pilot(prefix=("prlimit", limit)))
+    assert farm.final(job)["state"] == "finished"
+
+
+@pytest.mark.parametrize("variables", [
+    {"PYTHONWARNINGS": "error"}, {"PYTHONDEVMODE": "1"}, {"HOME": "/nonexistent", "TMPDIR": "/nonexistent"},
+    {"LC_ALL": "C", "TZ": ":/nonexistent", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+    ids=lambda item: next(iter(item)))
+def test_odd_environments_change_nothing(farm: Farm, variables: dict) -> None:
+    job = farm.submit_job("cat in.txt > out.dat", inputs={"in.txt": b"words"}, outputs=["out.dat"])
+    pilot = ended_well(farm.run_pilot(env=variables))
+    assert farm.final(job)["state"] == "finished"
+    assert "Warning" not in pilot.output

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 import threading
 
 import pytest
+import requests
 
 from pilot.util.cancel import CancelledError, CancelToken
-from pilot.util.fetch import FetchError, fetch
+from pilot.util.fetch import FetchError, _check_redirection, fetch
 
 
 def failure(url, **kwargs):
@@ -138,3 +140,18 @@ def test_a_local_file_needs_no_http_library(tmp_path):
         "sys.exit('requests' in sys.modules or 'urllib3' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("here", "location", "good"), [
+    ("https://a.example/x", "https://b.example/y", True), ("https://a.example/x", "/y", True),
+    ("https://a.example/x", "//b.example/y", True), ("http://a.example/x", "http://b.example/y", True),
+    ("http://a.example/x", "https://b.example/y", True), ("https://a.example/x", "http://a.example/x", False),
+    ("https://a.example/x", "HTTP://a.example/x", False), ("https://a.example/x", "ftp://a.example/x", False)])
+def test_no_redirection_leaves_tls(here: str, location: str, good: bool) -> None:
+    answer = requests.Response()
+    answer.url, answer.status_code, answer.headers["Location"], answer.raw = here, 302, location, io.BytesIO()
+    if good:
+        _check_redirection(here, answer)
+    else:
+        with pytest.raises(FetchError, match="redirected from https"):
+            _check_redirection(here, answer)
