@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple, Optional
 from urllib.parse import urlencode
@@ -360,3 +361,25 @@ def test_secrets_of_the_job_stay_out_of_everything_that_is_kept(farm: Farm) -> N
     store.close()
     for request in farm.server.requests:
         assert secret not in json.dumps(request.params, default=str) or request.operation == "acquire_jobs"
+
+
+# --- the clock -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("jump", [365 * 86400, -365 * 86400])
+def test_clock_that_jumps_under_the_job_changes_no_duration(farm: Farm, jump: int) -> None:
+    gate = farm.gate("payload")
+    job = farm.submit_job(f"{gate.shell()}echo x > out.dat", outputs=["out.dat"], inputs={"in.txt": b"x"})
+    pilot = farm.start_pilot("--pilot-user", "jumpy", env={"JUMP": str(jump)}, settings={
+        "pilot.heartbeat": 1, "plugins.experiments": {"jumpy": "jumpy:JumpyExperiment"}})
+    gate.reached()
+    before = len(farm.server.job(job)["updates"])
+    farm.server.wait(lambda: len(farm.server.job(job)["updates"]) > before + 1)  # heartbeats go on at their period
+    gate.open()
+    pilot.wait()
+    ended_well(pilot)
+    final = farm.final(job)
+    assert final["state"] == "finished"
+    assert all(0 <= int(seconds) < 60 for seconds in final["pilotTiming"].split("|")), final["pilotTiming"]
+    year = int(final["endTime"][:4])
+    assert year == datetime.datetime.fromtimestamp(time.time() + jump, datetime.timezone.utc).year
+    with_times = [line for line in pilot.log.splitlines() if "payload ended with exit code" in line]
+    assert re.search(r"after \d{1,2}\.\d s", with_times[0]), with_times
