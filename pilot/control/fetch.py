@@ -48,19 +48,25 @@ class JobFetcher(Component):
     def __init__(self, ctx: PilotContext) -> None:
         super().__init__(ctx)
         options = ctx.options
+        self._file_names = (ctx.settings.pilot.pandajobdata, ctx.settings.harvester.pandajob_file)
         self._push = options.harvester_submitmode.lower() == "push"
         timefloor = ctx.queue.timefloor if ctx.experiment.allow_timefloor(options.harvester_submitmode.lower()) else 0
         self.limits = RetrievalLimits.from_options(
             options.getjob_requests, options.getjob_failures, harvester=ctx.harvester, push=self._push,
             timefloor=timefloor)
         self._began = time.monotonic()
+        self._asked_at = 0.0
         self._left_over: list[Mapping[str, object]] = []
+
+    def has_left_over(self) -> bool:
+        """True while jobs wait here that came in one file, or one answer, with a job that was handed on."""
+        return bool(self._left_over)
 
     def handle(self, message: Any) -> None:
         """Answer a FetchJob."""
         if not isinstance(message, FetchJob):
             raise TypeError(f"unexpected message {message!r}")
-        started = time.monotonic()
+        self._asked_at = time.monotonic()
         try:
             found = self._fetch(message.task_id)
         except _Stopped as exc:
@@ -70,7 +76,7 @@ class JobFetcher(Component):
             self._end(StopReason(exc.diagnosis, exit_code=exc.code))
         else:
             self.limits.got_job()
-            self.ctx.road.job_component.post(JobsGranted(tuple(found), time.monotonic() - started, time.time()))
+            self.ctx.road.job_component.post(JobsGranted(tuple(found), time.monotonic() - self._asked_at, time.time()))
         self.say("idle")
 
     def failed(self, message: Any, exc: BaseException) -> None:
@@ -168,7 +174,7 @@ class JobFetcher(Component):
         ctx = self.ctx
         # $PILOT_WORK_DIR is what -a says; ctx.environ is older than the pilot's own export
         environ = {**ctx.environ, **({"PILOT_WORK_DIR": ctx.options.workdir} if ctx.options.workdir else {})}
-        path = find_job_file(ctx.options, ctx.launch_dir, environ)
+        path = find_job_file(ctx.options, ctx.launch_dir, environ, names=self._file_names)
         if path is None:
             if ctx.server is None or (ctx.harvester and self._push):
                 self.limits.requested()
@@ -182,6 +188,7 @@ class JobFetcher(Component):
 
     def _from_server(self, task_id: str) -> Optional[list[Mapping[str, object]]]:
         """Jobs from the server; None when the answer holds none. Counts the answer."""
+        self._asked_at = time.monotonic()
         answer = self._ask(self._request(task_id))
         self.limits.requested()
         if answer is None:

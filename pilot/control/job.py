@@ -105,7 +105,10 @@ class JobComponent(Component):
 
     def _next(self) -> None:
         """Ask for another job when one may be taken now; tell the main thread when nothing is left to do."""
-        if self._no_more or self.ctx.shutdown.stopping.cancelled:
+        ending = self._no_more or self.ctx.shutdown.stopping.cancelled
+        # jobs that were taken together with an earlier one are ours, whatever comes: a signal or a limit ends them with
+        # a report, on the same road
+        if ending and not self._fetcher.has_left_over():
             if not self._fetching and self.ctx.road.empty():
                 self.ctx.shutdown.work_done()
             return
@@ -244,10 +247,19 @@ class JobComponent(Component):
         self.ctx.reporter.post(job.jobid, message, final=True)
         self.ctx.store.set_job(job.jobid, ended=job.end_time, exit_code=job.exit_code,
                                timing=str(message.get("pilotTiming", "")))
+        if self.ctx.settings.jobs.reference_exit_codes and not finished:
+            self._exit_like_the_reference(job)
         if job.errors:
             logger.info("errors of job %s:\n%s", job.jobid, job.errors.report())
         logger.info("job %s has %s", job.jobid, state)
         self.ctx.road.happened(job, Event.REPORTED, state)
+
+    def _exit_like_the_reference(self, job: Job) -> None:
+        """Setting jobs.reference_exit_codes: a failed stage-in and a job ended by a limit decide the exit code."""
+        story = {event for _, event, _, _ in self.ctx.store.story(job.jobid)}
+        primary = job.errors.primary(job.payload_succeeded)
+        if primary is not None and story & {Event.STAGEIN_FAILED.value, Event.LIMIT.value}:
+            self.ctx.exit_error = self.ctx.exit_error or primary.code
 
     def _clean(self, job: Job) -> None:
         self.say(f"job {job.jobid}: clean-up")
