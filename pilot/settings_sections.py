@@ -219,7 +219,6 @@ class ServerSection(Section):
     retry_base: float = _key("first pause before another attempt; doubles each time", "s", minimum=0)
     retry_max: float = _key("longest pause before another attempt", "s", minimum=0)
     final_patience: float = _key("that an undelivered final report keeps the pilot alive", "s", minimum=0)
-    heartbeat_retries: int = _key("further attempts of one heartbeat", minimum=0)
     worker_status_attempts: int = _key("attempts of a worker status update", minimum=1)
 
 

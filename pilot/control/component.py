@@ -86,9 +86,12 @@ class Component:
     def _end_message(self, message: Any, exc: BaseException) -> None:
         try:
             self.failed(message, exc)
-        except Exception:  # noqa: BLE001 - nothing is left to try, but the thread must live on for the other jobs
+        except Exception:  # noqa: BLE001 - the thread must live on for the other jobs
             logger.critical("component %s could not end %r in an orderly way:\n%s", self.name, message,
                             traceback.format_exc())
+            job = getattr(message, "job", None)
+            if job is not None:
+                self.ctx.road.drop(job, f"internal error of the pilot: {describe(exc)[1]}")
 
 
 def describe(exc: BaseException) -> tuple[int, str]:

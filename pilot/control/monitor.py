@@ -102,14 +102,18 @@ class MonitorComponent(Component):
         self._timers.after(period, f"{watch.job.jobid}:heartbeat", lambda: self._heartbeat(watch))
 
     def _heartbeat(self, watch: Watch) -> None:
+        self._schedule_heartbeat(watch)  # first: whatever fails below, the next one comes
         self._sample(watch)
         message = heartbeat_message(self.ctx, watch.view, "running", stdout=self._debug_output(watch))
         self.ctx.reporter.post(watch.job.jobid, message, final=False)
         track = self.ctx.road.track(watch.job.jobid)
         stage = track.state.stage.value if track is not None else "leaving"
+        silence = time.monotonic() - self.ctx.reporter.last_success
+        if silence > self.ctx.settings.pilot.lost_heartbeat:
+            logger.error("job %s: no update has reached the server for %.0f s; it may have given the job up",
+                         watch.job.jobid, silence)
         # this line also tells the wrapper that the pilot is alive: it looks at the log's modification time
         logger.info("job %s: %s, CPU time %.0f s", watch.job.jobid, stage, watch.view.cpu_seconds)
-        self._schedule_heartbeat(watch)
 
     def _debug_output(self, watch: Watch) -> str:
         if not watch.debug or not watch.debug_command:

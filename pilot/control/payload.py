@@ -102,7 +102,7 @@ class PayloadComponent(Component):
         """Start the shell line in the job's directory with its two output files."""
         remove_reports(job.workdir)
         payload = self.ctx.settings.payload
-        environ = build_environment(job, os.environ, self.ctx.experiment.payload_environment(job))
+        environ = build_environment(job, _environment(), self.ctx.experiment.payload_environment(job))
         outputs: list[int] = []
         try:
             for name in (payload.payloadstdout, payload.payloadstderr):
@@ -205,3 +205,12 @@ class PayloadComponent(Component):
         if text and job.exit_code == 0:
             for code, detail in self.ctx.experiment.judge_report(job, text):
                 add_error(self.ctx, job, code, detail)
+
+
+def _environment() -> dict[str, str]:
+    """Return a copy of the environment; another thread may change it at the same moment."""
+    while True:
+        try:
+            return dict(os.environ)
+        except RuntimeError:  # changed while it was copied
+            continue

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Optional
 
 from pilot.control.lifecycle import Event, InvalidTransition, JobState, Stage, Step, next_step
-from pilot.control.messages import Clean, JobEntered, JobLeft, Report, RunPayload, StageIn, StageOut, Validate
+from pilot.control.messages import Clean, JobEntered, JobGone, JobLeft, Report, RunPayload, StageIn, StageOut, Validate
+from pilot.control.reports import last_resort_message
 from pilot.info.job import Job
 from pilot.util.cancel import CancelToken
 
@@ -111,6 +112,16 @@ class Road:
             logger.warning("job %s: %s in stage %s: what is done may still leave", job_id, text,
                            track.state.stage.value)
         return step in (Step.INTERRUPT, Step.HURRY)
+
+    def drop(self, job: Job, text: str) -> None:
+        """Take a job off the road that cannot be ended in an orderly way, so that it is reported and keeps nobody."""
+        with self._lock:
+            if self._tracks.pop(job.jobid, None) is None:
+                return
+        job.cancel.cancel(1301, text)
+        self.monitor.post(JobGone(job.jobid))
+        self._ctx.reporter.post(job.jobid, last_resort_message(job, text), final=True)
+        self.job_component.post(JobLeft(job))
 
     def _note(self, track: Track, event: Event, detail: str) -> None:
         stage = track.state.stage.value

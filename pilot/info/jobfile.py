@@ -46,29 +46,34 @@ class FileOptions(Protocol):
         """Directory of ``HPCJobs.json``."""
 
 
-def job_file_places(options: FileOptions, launch_dir: Path, environ: Mapping[str, str]) -> list[Path]:
+def job_file_places(
+    options: FileOptions, launch_dir: Path, environ: Mapping[str, str], names: tuple[str, str] = (JOB_FILE, HPC_FILE)
+) -> list[Path]:
     """Return where a job file may be, in the order of the search; relative directories are below ``launch_dir``."""
     if options.harvester_datadir:
-        places = [launch_dir / options.harvester_datadir / JOB_FILE]
+        places = [launch_dir / options.harvester_datadir / names[0]]
     else:
-        places = [launch_dir.parent / JOB_FILE, launch_dir / JOB_FILE]
+        places = [launch_dir.parent / names[0], launch_dir / names[0]]
         if environ.get("PILOT_WORK_DIR"):
-            places.append(launch_dir / environ["PILOT_WORK_DIR"] / JOB_FILE)
+            places.append(launch_dir / environ["PILOT_WORK_DIR"] / names[0])
     for directory in (options.harvester_workdir, environ.get("HARVESTER_WORKDIR", "")):
         if directory:
-            places.append(launch_dir / directory / HPC_FILE)
+            places.append(launch_dir / directory / names[1])
     return places
 
 
-def find_job_file(options: FileOptions, launch_dir: Path, environ: Mapping[str, str]) -> Path | None:
+def find_job_file(
+    options: FileOptions, launch_dir: Path, environ: Mapping[str, str], names: tuple[str, str] = (JOB_FILE, HPC_FILE)
+) -> Path | None:
     """Return the first existing job file, or None.
 
     Args:
         options: the pilot's options.
         launch_dir: directory that the pilot was started in; absolute.
         environ: environment; PILOT_WORK_DIR and HARVESTER_WORKDIR are looked at.
+        names: settings ``pilot.pandajobdata`` and ``harvester.pandajob_file``.
     """
-    places = job_file_places(options, launch_dir, environ)
+    places = job_file_places(options, launch_dir, environ, names)
     for path in places:
         if os.path.lexists(path):
             logger.info("job definition found in %s", path)

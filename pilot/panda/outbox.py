@@ -40,6 +40,9 @@ _STUCK_AFTER = 1.0
 class Reporter(Protocol):
     """What the control components see of the reporting."""
 
+    last_success: float
+    """Monotonic time of the last acknowledged message."""
+
     def post(self, job_id: str, message: Mapping[str, object], *, final: bool) -> None:
         """Store a message and have it sent; never blocks on the server."""
 
@@ -287,6 +290,7 @@ class FileReporter:
         self._store = store
         self._path = path
         self._left = 0
+        self.last_success = time.monotonic()
 
     def start(self) -> None:
         """Nothing to start."""
@@ -306,6 +310,7 @@ class FileReporter:
             self._left += int(final)
             return
         self._store.mark_delivered(number)
+        self.last_success = time.monotonic()
 
     def drain(self, seconds: float) -> int:
         """Number of final reports that could not be written."""

@@ -137,6 +137,9 @@ class PilotDB:
         self.path = path
         self._read_only = read_only
         self.degraded = path is None
+        self._complete = False
+        """What is in memory is all that the file holds: then it may be written over the file."""
+        self._file: Optional[tuple[int, int]] = None
         self._clock = clock
         self._lock = RLock()
         self._statuses: dict[str, str] = {}
@@ -175,6 +178,8 @@ class PilotDB:
         return None
 
     def _prepare(self, path: Path) -> sqlite3.Connection:
+        info = os.stat(path)
+        self._file = (info.st_dev, info.st_ino)
         connection = sqlite3.connect(str(path), timeout=5, isolation_level=None, check_same_thread=False)
         kind = file_system_type(path)
         if any(name in kind for name in _NETWORK_FILE_SYSTEMS):
@@ -224,6 +229,7 @@ class PilotDB:
                 if rows:
                     marks = ",".join("?" * len(rows[0]))
                     memory.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)  # noqa: S608
+            self._complete = True
             disk.close()
         except sqlite3.Error as second:
             logger.warning("older entries of the PilotDB could not be read: %s", second)
@@ -249,7 +255,7 @@ class PilotDB:
         with self._lock:
             if self._db is None:
                 return
-            if self.degraded and not self._read_only and self.path is not None and self.undelivered():
+            if self.degraded and not self._read_only and self.path is not None:
                 self._write_back()
             try:
                 self._db.close()
@@ -258,13 +264,44 @@ class PilotDB:
             self._db = None
 
     def _write_back(self) -> None:
+        """Write what is in memory to disk: over the file, which else tells of a job that never ended; or beside it.
+
+        Beside it, and only for undelivered reports, when the file may hold what could not be read.
+        """
         assert self._db is not None and self.path is not None
+        path, waiting = self.path, len(self.undelivered())
         try:
-            with sqlite3.connect(str(self.path), timeout=2) as disk:
+            if not os.path.lexists(path):
+                for suffix in ("-wal", "-shm"):  # of the file that is gone: they must not be applied to the new one
+                    Path(f"{path}{suffix}").unlink(missing_ok=True)
+            elif not self._complete:
+                if not waiting:
+                    return
+                path = path.with_name(f"pilot-{os.getpid()}-{os.urandom(4).hex()}.db")
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            disk = sqlite3.connect(str(path), timeout=2)
+            try:
                 self._db.backup(disk)
-            logger.info("the undelivered reports could be written to %s after all", self.path)
-        except sqlite3.Error as exc:
-            logger.error("undelivered reports could not be written to %s: %s", self.path, exc)
+            finally:
+                disk.close()
+            logger.info("the PilotDB could be written to %s after all", path)
+        except (sqlite3.Error, OSError) as exc:
+            logger.log(logging.ERROR if waiting else logging.WARNING, "the PilotDB could not be written to %s: %s; %d "
+                       "undelivered message(s) are lost with this process", path, exc, waiting)
+
+    def _look_after_file(self) -> None:
+        """Notice a file that was removed or replaced below us, which SQLite does not: what it writes would be lost."""
+        if self.degraded or self._file is None or self.path is None:
+            return
+        try:
+            info = os.stat(self.path)
+            if (info.st_dev, info.st_ino) == self._file:
+                return
+            reason = "it was replaced by another file"
+        except OSError as exc:
+            reason = f"it was removed: {exc.strerror}"
+        self._fall_back(sqlite3.OperationalError(reason))
+        self._write_back()
 
     # --- pilot and status ---------------------------------------------------------------------------------------------
 
@@ -382,6 +419,7 @@ class PilotDB:
         """
         text = json.dumps(dict(message))
         with self._lock:
+            self._look_after_file()
             # 'newer than the grant' tells this attempt's report from that of an older one
             known = self._query("SELECT o.id FROM outbox o JOIN jobs j ON j.job_id=o.job_id WHERE o.job_id=? AND "
                                 "o.final=1 AND o.created>=j.granted", (job_id,))

@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 KILLED_TEXT = "the pilot process died without a final report (SIGKILL, out of memory, node failure)"
 
 MakeServer = Callable[[str], PandaServer]
+Post = Callable[[str, Mapping[str, object]], None]
 
 
 @dataclass
@@ -59,20 +60,27 @@ def find_databases(directory: Path) -> list[Path]:
     return sorted(path for pattern in patterns for path in directory.glob(pattern) if path.is_file())
 
 
-def report_abandoned(store: PilotDB, own_token: str, text: str = KILLED_TEXT, code: int = 1200) -> list[str]:
+def report_abandoned(store: PilotDB, own_token: str, text: str = KILLED_TEXT, code: int = 1200,
+                     post: Optional[Post] = None) -> list[str]:
     """Give every job without a final report one: failed, with the errors that are known, else ``code``.
 
     Args:
         store: the database, owned by this process.
         own_token: this pilot's own jobs are left alone; '' leaves none alone.
         text: why there is no proper report.
+        code: pilot error code when no error is known.
+        post: takes the report, where somebody sends it; default: it is only stored.
 
     Returns:
         The job ids.
     """
     done = []
     for row in store.unreported_jobs(own_token):
-        store.put_message(row.job_id, _abandoned_report(store, row, text, code), final=True, state="failed")
+        report = _abandoned_report(store, row, text, code)
+        if post is None:
+            store.put_message(row.job_id, report, final=True, state="failed")
+        else:
+            post(row.job_id, report)
         store.add_transition(row.job_id, "abandoned", "done", text)
         logger.error("job %s has no final report: it is reported as failed (%s)", row.job_id, text)
         done.append(row.job_id)
@@ -84,8 +92,8 @@ def _abandoned_report(store: PilotDB, row: JobRow, text: str, code: int) -> Mapp
     bare = {"jobId": int(row.job_id), "attemptNr": row.attempt}
     base: dict[str, object] = json.loads(row.skeleton) if row.skeleton else dict(bare)
     errors = ErrorList()
-    for _, code, diagnosis in store.errors(row.job_id):
-        errors.add(code, diagnosis)
+    for _, known, diagnosis in store.errors(row.job_id):
+        errors.add(known, diagnosis)
     if not errors:
         errors.add(code, text)
     primary = errors.primary(row.exit_code == 0)

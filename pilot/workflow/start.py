@@ -65,6 +65,7 @@ def run(options: Options, settings: Settings) -> int:
         redirect_stdout(str(launch_dir / options.redirectstdout))  # the work directory would take it along
     setup_logging(None if options.nopilotlog else home / settings.pilot.pilotlog, options.debug)
     _export_environment(options, home, launch_dir)
+    _link_log(home, launch_dir, settings.pilot.pilotlog)
     log_banner()
     _log_settings(options, settings)
     store, lock = _open_store(home)
@@ -113,6 +114,17 @@ def _make_home(options: Options, launch_dir: Path) -> Path:
     except OSError as exc:
         raise MKDirFailure(f"main work directory {home}: {exc.strerror}; look at option -a") from exc
     return home
+
+
+def _link_log(home: Path, launch_dir: Path, name: str) -> None:
+    """With ``-a``: leave a link to the log where the wrapper looks whether it still changes."""
+    if home != launch_dir and (home / name).exists():
+        try:
+            (launch_dir / name).symlink_to(home / name)
+        except FileExistsError:
+            logger.debug("%s exists already: no link to this pilot's log", launch_dir / name)
+        except OSError as exc:
+            logger.info("no link to the log in %s: %s", launch_dir, exc.strerror)
 
 
 def _export_environment(options: Options, home: Path, launch_dir: Path) -> None:
@@ -284,6 +296,8 @@ def _exit_code(ctx: PilotContext, left: int) -> int:
         if shell_exit_code(ctx.exit_error) == 1:
             logger.warning("no translation to shell exit code for error code %d (%s)", ctx.exit_error,
                            message_of(ctx.exit_error))
+        if ctx.settings.jobs.reference_exit_codes:
+            return shell_exit_code(ctx.exit_error)
         return process_exit_code(ctx.exit_error)
     return 0
 
@@ -313,6 +327,9 @@ def _remove_home(ctx: PilotContext, *, keep: bool) -> None:
     logger.info("removing the main work directory %s", ctx.home)
     for handler in list(logging.getLogger().handlers):
         handler.flush()
+    link = ctx.launch_dir / ctx.settings.pilot.pilotlog
+    if link.is_symlink() and os.readlink(link) == str(log):
+        link.unlink()
     remove_tree(ctx.home)
     if log.exists():
         logger.warning("not everything below %s could be removed", ctx.home)
