@@ -64,7 +64,6 @@ def run(ctx: PilotContext) -> None:
     deliver_leftovers(ctx)
     start_background(ctx)
     _wait(ctx)
-    _report_unstarted(ctx)
     _drain(ctx)
     for component in components:
         component.stop()
@@ -132,16 +131,6 @@ def _give_up(ctx: PilotContext) -> None:
     text = f"the pilot received {reason.text} and could not end the job in time"
     report_abandoned(ctx.store, "", code=reason.code, text=text, post=partial(ctx.reporter.post, final=True))
     ctx.reporter.hurry()
-
-
-def _report_unstarted(ctx: PilotContext) -> None:
-    """Jobs of a file with several jobs whose turn never came are nobody else's any more: tell the server."""
-    from pilot.workflow.leftovers import report_abandoned
-
-    reason = ctx.shutdown.reason
-    code = (reason.code if reason else 0) or 1200
-    text = f"the pilot ended before this job was started ({reason.text if reason else 'no reason known'})"
-    report_abandoned(ctx.store, "", text, code, partial(ctx.reporter.post, final=True))
 
 
 def _drain(ctx: PilotContext) -> None:
