@@ -20,6 +20,7 @@ from pilot.control.messages import FetchJob, JobsGranted, NoMoreJobs
 from pilot.control.retrieval import RetrievalLimits
 from pilot.control.shutdown import StopReason
 from pilot.info.encoding import JobRefused, panda_id
+from pilot.info.fakejob import fake_definition
 from pilot.info.jobfile import find_job_file, take_job
 from pilot.panda.answers import INVALID, JobAnswer, JobRequest
 from pilot.panda.errors import TransportError
@@ -99,7 +100,8 @@ class JobFetcher(Component):
                 raise self._exhausted(refusal)
             self._check_node()
             if not self._overloaded():
-                jobs = self._from_file()
+                fake = self.ctx.settings.pilot.pandajob == "fake"
+                jobs = self._test_job() if fake else self._from_file()
                 if jobs is None and self.ctx.server is not None and not (self.ctx.harvester and self._push):
                     jobs = self._from_server(task_id)
                 if jobs:
@@ -168,6 +170,16 @@ class JobFetcher(Component):
         return random.uniform(server.getjob_wait, max(server.getjob_wait, server.getjob_wait_max))
 
     # --- sources ------------------------------------------------------------------------------------------------------
+
+    def _test_job(self) -> list[Mapping[str, object]]:
+        """The one internal test job of setting ``pilot.pandajob: fake``; then nothing more."""
+        pilot = self.ctx.settings.pilot
+        if self.limits.jobs:
+            raise _Stopped("pilot.pandajob is 'fake': one test job per pilot")
+        self.limits.requested()
+        job = fake_definition(pilot.testjobtype, pilot.testjobcommand, pilot.testtransfertype)
+        self._remember(job)
+        return [job]
 
     def _from_file(self) -> Optional[list[Mapping[str, object]]]:
         """Jobs from a pre-placed file; None when there is none."""

@@ -6,7 +6,10 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Callable
 
 from pilot.common.errorcodes import shell_exit_code
@@ -50,6 +53,25 @@ def _checks(options: Options, settings: Settings) -> Iterator[Finding]:
     yield "identity", 0, identity
     yield "CA directory", 0, credentials.ca_path() or "none: the certificates of the Python installation"
     yield _server(options, settings, credentials)
+    if options.queue:
+        yield _queue(options, settings, credentials)
+
+
+def _queue(options: Options, settings: Settings, credentials: Credentials) -> Finding:
+    from pilot.info.config import SourceConfig
+    from pilot.info.infoservice import InfoService
+    from pilot.util.fetch import fetch
+
+    with TemporaryDirectory() as cache:  # a check leaves no files
+        source = SourceConfig.from_settings(settings, options=options, pilot_home=Path(cache), launch_dir=Path.cwd())
+        verify = (credentials.ca_path() or True) if settings.server.verify_tls else False
+        try:
+            service = InfoService(replace(source, budget=0.0), fetcher=partial(fetch, verify=verify))
+            queue = service.load_queue(options.queue)
+        except PilotException as exc:
+            return "queue", exc.code, exc.detail
+    refusal = queue.refusal()
+    return ("queue", *refusal) if refusal else ("queue", 0, f"{queue.name}: {queue.state}, {queue.status}")
 
 
 def _server(options: Options, settings: Settings, credentials: Credentials) -> Finding:

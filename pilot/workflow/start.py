@@ -174,13 +174,14 @@ def _connect(ctx: PilotContext) -> None:
     ctx.credentials = Credentials.from_environment(options)
     base_url = server_base_url(options, settings)
     os.environ["PANDA_SERVER_URL"] = base_url
-    if options.update_server:
+    if options.update_server and settings.pilot.pandajob != "fake":
         ctx.server = PandaServer(base_url, settings, credentials=ctx.credentials, user_agent=user_agent(PILOT_VERSION),
                                  harvester_id=ctx.environ.get("HARVESTER_ID", ""))
         logger.info("PanDA server: %s", base_url)
         _send_worker_status(ctx, "started", wait=0.0)
     else:
-        logger.info("server updates are off (-z): updates go to %s", settings.pilot.heartbeat_message)
+        logger.info("server updates are off (-z or pilot.pandajob: fake): updates go to %s",
+                    settings.pilot.heartbeat_message)
     source = SourceConfig.from_settings(settings, options=options, environ=ctx.environ, pilot_home=ctx.home,
                                         launch_dir=ctx.launch_dir)
     fetcher = partial(fetch, headers={"User-Agent": user_agent(PILOT_VERSION)}, verify=ctx.verify_tls())

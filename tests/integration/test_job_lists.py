@@ -1,4 +1,4 @@
-"""A job file with several jobs; the link to the log; the reference's exit codes as a setting."""
+"""Jobs that do not come from the server one by one; the link to the log; the reference's exit codes as a setting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import List
 
-from harness import Farm
+from harness import QUEUE_DOCUMENT, Farm
 
 
 def job_file(farm: Farm, directory: Path, jobs: List[int]) -> None:
@@ -68,3 +68,21 @@ def test_exit_codes_of_the_reference_are_a_setting(farm: Farm) -> None:
         pilot = farm.run_pilot(settings={"jobs.reference_exit_codes": wanted})
         codes.append(pilot.process.returncode)
     assert codes == [0, 1]
+
+
+def test_the_internal_test_job_needs_no_server(farm: Farm) -> None:
+    farm.server.down()
+    queue = farm.directory / "queue.json"
+    queue.write_text(json.dumps(dict(QUEUE_DOCUMENT)))
+    pilot = farm.run_pilot("--queuedata-url", str(queue), settings={"pilot.pandajob": "fake"})
+    assert pilot.process.returncode == 0
+    assert json.loads((pilot.directory / "heartbeat.json").read_text())["state"] == "finished"
+    assert farm.server.requests == []
+
+
+def test_a_check_says_what_is_wrong_with_the_queue(farm: Farm) -> None:
+    farm.set_queue(state="INACTIVE")
+    pilot = farm.start([*farm.command(), "--check"])
+    assert pilot.wait() == 78
+    assert "FAIL queue" in pilot.output and "ok   PanDA server" in pilot.output
+    assert {entry.name for entry in pilot.directory.iterdir()} == {"stdouterr.txt"}, "a check leaves no files"
