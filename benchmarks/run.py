@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="SECTION", help="names of the sections")
     parser.add_argument("--runs", type=int, default=0, help="runs of the short sections (default 15, quick 5)")
     parser.add_argument("--python", default=sys.executable, help="interpreter of the pilots (default: this one)")
+    parser.add_argument("--dir", help="where the large files lie (default: in memory, if there is room)")
     parser.add_argument("--json", type=Path, help="write all figures to this file, too")
     options = parser.parse_args()
     runs = options.runs or (5 if options.quick else 15)
@@ -43,7 +44,7 @@ def main() -> int:
         "signal": lambda: endings.measure_signal(table, python, few),
         "kill": lambda: endings.measure_kill(table, python, few),
         "small": lambda: files.measure_small(table, python, few),
-        "large": lambda: files.measure_large(table, python, few, size),
+        "large": lambda: files.measure_large(table, python, few, size, options.dir),
         "copies": lambda: files.measure_copies(table, few, size),
         "idle": lambda: steady.measure(table, python, idle),
         "crowd": lambda: steady.measure_crowd(table, python, 1000, 20),
