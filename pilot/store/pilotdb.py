@@ -155,8 +155,6 @@ class PilotDB:
         if self._read_only:
             return self._open_view(path)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.close(descriptor)
             return self._prepare(path)
         except (sqlite3.Error, OSError) as exc:
             if "malformed" in str(exc) or "not a database" in str(exc):
@@ -178,7 +176,9 @@ class PilotDB:
         return None
 
     def _prepare(self, path: Path) -> sqlite3.Connection:
-        info = os.stat(path)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        info = os.fstat(descriptor)
+        os.close(descriptor)
         self._file = (info.st_dev, info.st_ino)
         connection = sqlite3.connect(str(path), timeout=5, isolation_level=None, check_same_thread=False)
         kind = file_system_type(path)
@@ -289,19 +289,19 @@ class PilotDB:
             logger.log(logging.ERROR if waiting else logging.WARNING, "the PilotDB could not be written to %s: %s; %d "
                        "undelivered message(s) are lost with this process", path, exc, waiting)
 
-    def _look_after_file(self) -> None:
+    def _lost_file(self) -> bool:
         """Notice a file that was removed or replaced below us, which SQLite does not: what it writes would be lost."""
         if self.degraded or self._file is None or self.path is None:
-            return
+            return False
         try:
             info = os.stat(self.path)
             if (info.st_dev, info.st_ino) == self._file:
-                return
+                return False
             reason = "it was replaced by another file"
         except OSError as exc:
             reason = f"it was removed: {exc.strerror}"
         self._fall_back(sqlite3.OperationalError(reason))
-        self._write_back()
+        return True
 
     # --- pilot and status ---------------------------------------------------------------------------------------------
 
@@ -419,7 +419,7 @@ class PilotDB:
         """
         text = json.dumps(dict(message))
         with self._lock:
-            self._look_after_file()
+            lost = self._lost_file()
             # 'newer than the grant' tells this attempt's report from that of an older one
             known = self._query("SELECT o.id FROM outbox o JOIN jobs j ON j.job_id=o.job_id WHERE o.job_id=? AND "
                                 "o.final=1 AND o.created>=j.granted", (job_id,))
@@ -436,6 +436,8 @@ class PilotDB:
                 assert self._db is not None
                 if self._db.in_transaction:
                     self._commit()
+            if lost:
+                self._write_back()
             return row
 
     def _commit(self) -> None:

@@ -55,9 +55,30 @@ class Recovery:
 
 
 def find_databases(directory: Path) -> list[Path]:
-    """Return the PilotDBs of a directory and of the main work directories below it."""
-    patterns = ("pilot.db", "pilot-*.db", f"PanDA_Pilot*/{DATABASE_NAME}", "PanDA_Pilot*/pilot-*.db")
-    return sorted(path for pattern in patterns for path in directory.glob(pattern) if path.is_file())
+    """Return the PilotDBs of a directory and of the main work directories below it.
+
+    Other pilots make and remove these directories meanwhile; one that vanishes or cannot be read has none.
+    """
+    names, homes = _listing(directory)
+    found = [directory / name for name in names]
+    for home in homes:
+        found += [directory / home / name for name in _listing(directory / home)[0]]
+    return sorted(found)
+
+
+def _listing(directory: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the PilotDBs and of the main work directories in a directory."""
+    names, homes = [], []
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name == DATABASE_NAME or (entry.name.startswith("pilot-") and entry.name.endswith(".db")):
+                    names += [entry.name] if entry.is_file() else []
+                elif entry.name.startswith("PanDA_Pilot") and entry.is_dir():
+                    homes.append(entry.name)
+    except OSError as exc:
+        logger.debug("no PilotDB is looked for in %s: %s", directory, exc.strerror)
+    return names, homes
 
 
 def report_abandoned(store: PilotDB, own_token: str, text: str = KILLED_TEXT, code: int = 1200,
@@ -147,8 +168,13 @@ def recover_database(path: Path, make_server: MakeServer, settings: Settings, *,
     """
     result = Recovery(path)
     lock = OwnerLock(path)
+    if not path.is_file():
+        return result  # its pilot has removed it since we looked
     if not lock.acquire():
         result.owner_alive = True
+        return result
+    if not path.is_file():
+        lock.release()
         return result
     store = PilotDB(path)
     try:
@@ -207,12 +233,9 @@ def deliver_leftovers(ctx: PilotContext) -> None:
     server = ctx.server
     places = {ctx.launch_dir, *([(ctx.launch_dir / ctx.options.workdir).absolute()] if ctx.options.workdir else [])}
     own = ctx.store.path
-    found = [path for place in sorted(places) for path in find_databases(place) if path != own]
-    if not found:
-        return
 
     def work() -> None:
-        for path in found:
+        for path in [path for place in sorted(places) for path in find_databases(place) if path != own]:
             if ctx.shutdown.stopping.cancelled:
                 return
             result = recover_database(path, lambda _url: server, ctx.settings, patience=0.0, stop=ctx.shutdown.stopping)

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import ROOT, Farm
+from harness import PILOT, ROOT, Farm
 from looks import archive, ended_well
+
+from pilot.workflow.leftovers import find_databases
 
 NO_LIMIT = ("bash", "-c", 'ulimit -c unlimited && exec "$@"', "with-cores")
 
@@ -121,3 +123,32 @@ def test_odd_environments_change_nothing(farm: Farm, variables: dict) -> None:
     pilot = ended_well(farm.run_pilot(env=variables))
     assert farm.final(job)["state"] == "finished"
     assert "Warning" not in pilot.output
+
+
+# --- neighbours ------------------------------------------------------------------------------------------------------
+def test_pilots_that_come_and_go_below_one_directory_leave_each_other_alone(farm: Farm) -> None:
+    launch = farm.directory / "launch"
+    launch.mkdir()
+    jobs = [farm.submit_job("true", log=False) for _ in range(12)]
+    for options in ((), ("-a", "work")):
+        pilots = [farm.start_pilot(*options, directory=launch) for _ in range(6)]
+        looks = [farm.start([sys.executable, str(PILOT), command, str(launch)], directory=launch)
+                 for command in ("--status", "--recover")]
+        for pilot in [*pilots, *looks]:
+            pilot.wait()
+            ended_well(pilot)
+    assert [farm.final(job)["state"] for job in jobs] == ["finished"] * 12
+    assert all(len(farm.final_updates(job)) == 1 for job in jobs)
+    assert list((launch / "work").iterdir()) == []
+
+
+def test_databases_are_found_while_their_directories_vanish(tmp_path: Path) -> None:
+    program = ("import os, shutil, sys\nwhile True:\n    os.makedirs('PanDA_Pilot2_x/deep')\n"
+               "    open('PanDA_Pilot2_x/pilot.db', 'w').close()\n    shutil.rmtree('PanDA_Pilot2_x')\n")
+    (tmp_path / "pilot.db").touch()
+    with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path) as churn:
+        try:
+            counts = {len(find_databases(tmp_path)) for _ in range(3000)}
+        finally:
+            churn.kill()
+    assert counts <= {1, 2}

@@ -208,3 +208,46 @@ def test_the_schema_is_one_that_sqlite_accepts() -> None:
     connection = sqlite3.connect(":memory:")
     connection.executescript(Path(module.__file__).with_name("schema.sql").read_text())
     assert connection.execute("SELECT COUNT(*) FROM outbox").fetchone() == (0,)
+
+
+def test_a_file_that_is_removed_below_us_comes_back_with_the_report(path: Path) -> None:
+    store = store_with_job(path)
+    for name in ("pilot.db", "pilot.db-wal", "pilot.db-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+    store.put_message("7", {"n": 1}, final=True, state="finished")
+    # the pilot may be killed now: what is on disk tells it
+    assert [entry.job_id for entry in PilotDB(path, read_only=True).undelivered()] == ["7"]
+    assert path.stat().st_mode & 0o777 == 0o600
+    store.mark_delivered(store.undelivered()[0].id)
+    store.close()
+    after = PilotDB(path)
+    assert after.undelivered() == [] and after.unreported_jobs() == []
+
+
+def test_a_database_locked_for_a_while_tells_the_end_of_its_job(path: Path) -> None:
+    store = store_with_job(path)
+    store._db.execute("PRAGMA busy_timeout=0")  # type: ignore[union-attr]
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN EXCLUSIVE")
+    number = store.put_message("7", {"n": 1}, final=True, state="finished")
+    store.mark_delivered(number)
+    blocker.close()
+    store.close()
+    after = PilotDB(path)
+    assert after.unreported_jobs() == [], "nobody reports the job a second time, as failed"
+
+
+def test_reports_that_cannot_go_into_a_locked_file_go_beside_it(path: Path) -> None:
+    store_with_job(path).close()
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("PRAGMA locking_mode=EXCLUSIVE")
+    blocker.execute("PRAGMA journal_mode=DELETE")
+    blocker.execute("BEGIN EXCLUSIVE")
+    store = PilotDB(path)
+    store.add_job("8", 1, "token", 100.0, "{}", "true")
+    store.put_message("8", {"n": 2}, final=True, state="finished")
+    store.close()
+    blocker.close()
+    beside = list(path.parent.glob("pilot-*.db"))
+    assert [entry.job_id for file in beside for entry in PilotDB(file).undelivered()] == ["8"]
+    assert [job.job_id for job in PilotDB(path).jobs()] == ["7"], "what was there is not overwritten"
