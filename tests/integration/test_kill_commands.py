@@ -184,11 +184,9 @@ def test_a_kill_and_then_a_signal(farm: Farm) -> None:
 
 @pytest.mark.parametrize(("dialect", "body"), [
     ("v1", '{"success": true, "message": "", "data": {"StatusCode": 0, "command": "tobekilled"}}'),
-    ("v1", '{"success": true, "message": "", "StatusCode": 0, "command": "tobekilled"}'),
     ("v1", '{"success": true, "message": "", "data": {"StatusCode": "0", "command": "debug,tobekilled"}}'),
     ("legacy", '{"StatusCode": 0, "command": "tobekilled"}'),
     ("legacy", '{"StatusCode": "0", "command": "debug,tobekilled"}'),
-    ("legacy", '{"success": true, "message": "", "data": {"StatusCode": 0, "command": "tobekilled"}}'),
 ])
 def test_a_kill_is_found_nested_and_flat(farm: Farm, dialect: str, body: str) -> None:
     gate = farm.gate("payload")
