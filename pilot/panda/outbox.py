@@ -79,6 +79,8 @@ class Outbox:
         self._in_flight: set[int] = set()
         self._busy_since: Optional[float] = None
         self._paused_until = 0.0
+        self._urgent = False
+        """A final report has come while another message was on its way: it does not wait when that one fails."""
         shortest = max(settings.server.retry_base, 0.01)
         self._backoff = Backoff(shortest, max(settings.server.retry_max, shortest))
         self._not_before: dict[int, float] = {}
@@ -102,6 +104,10 @@ class Outbox:
         with self._condition:
             self._waiting = True
             self._generation += 1
+            if final:
+                # the server may be back since the last heartbeat failed, or may refuse the one in flight: one try at once
+                self._paused_until = 0.0
+                self._urgent = self._busy_since is not None
             stuck = self._busy_since is not None
             self._condition.notify_all()
         if final and stuck:
@@ -212,8 +218,11 @@ class Outbox:
         seconds = time.monotonic() - started
         try:
             with self._condition:  # close() waits: once it has returned, the store is left alone
+                unheard = [entry for entry, answer in zip(batch, answers) if answer.verdict is Verdict.RETRY]
+                if unheard and not self._closed:
+                    self._pause(unheard, next(answer.text for answer in answers if answer.verdict is Verdict.RETRY))
                 for entry, answer in zip(batch, answers):
-                    if not self._closed:
+                    if answer.verdict is not Verdict.RETRY and not self._closed:
                         self._judge(entry, answer, seconds)
         finally:
             with self._condition:
@@ -231,7 +240,8 @@ class Outbox:
     def _pause(self, batch: list[OutboxEntry], why: str) -> None:
         """No usable answer: the server, not the message, is in trouble; everything waits."""
         pause = self._backoff.next()
-        self._paused_until = time.monotonic() + pause
+        self._paused_until = 0.0 if self._urgent else time.monotonic() + pause
+        self._urgent = False
         for entry in batch:
             self._store.mark_attempt(entry.id, why)
         logger.warning("update of job %s was not delivered (%s); next try in %.1f s",
@@ -241,8 +251,6 @@ class Outbox:
         verdict = answer.verdict
         if verdict is Verdict.DELIVERED:
             self._delivered(entry, answer, seconds)
-        elif verdict is Verdict.RETRY:
-            self._pause([entry], answer.text)
         elif verdict in (Verdict.INVALID, Verdict.DROP_FIELD):
             # the server client has left out what it could: what remains is our fault, and is no use repeating
             self._store.mark_refused(entry.id, answer.text)

@@ -90,6 +90,19 @@ def test_server_that_is_down_in_mid_job_and_at_the_end(farm: Farm, dialect: str)
     assert farm.server.job(job)["finals"] == 1
 
 
+def test_final_report_does_not_wait_for_the_pause_after_a_failed_heartbeat(farm: Farm) -> None:
+    gate = farm.gate("payload")
+    job = farm.submit_job(gate.shell(), log=False)
+    farm.server.faults.add("update_job", "http_503", when=in_state("starting", "running"))
+    pilot = farm.start_pilot(settings={"server.retry_base": 3000, "server.retry_max": 3000})
+    gate.reached()
+    wait_for_log(pilot, "was not delivered")
+    gate.open()
+    pilot.wait()
+    ended_well(pilot)
+    assert farm.final(job)["state"] == "finished"
+
+
 def test_server_that_is_down_when_the_pilot_starts_is_waited_for(farm: Farm) -> None:
     job = farm.submit_job()
     farm.server.down()
