@@ -255,7 +255,10 @@ def _parsed(reply: Reply, path: str) -> Envelope:
 def _envelope_of(value: object, path: str) -> Envelope:
     if not isinstance(value, dict) or not isinstance(value.get("success"), bool):
         raise TransportError(f"/api/v1/{path}: no answer of the PanDA server: {excerpt(str(value))}", status=200)
-    return Envelope(value["success"], str(value.get("message") or ""), value.get("data"))
+    data = value.get("data")
+    if not isinstance(data, dict) and "StatusCode" in value:
+        data = value  # flat, as legacy answers are: a kill must not be missed for its place (incident a)
+    return Envelope(value["success"], str(value.get("message") or ""), data)
 
 
 def _judged(envelope: Envelope, message: Mapping[str, object]) -> UpdateAnswer:

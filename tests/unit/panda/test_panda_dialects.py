@@ -256,6 +256,13 @@ def test_verdict_on_a_final_report_in_v1(envelope: object, verdict: Verdict, wir
     assert result.verdict is verdict and result.words == ()
 
 
+@pytest.mark.parametrize("data", [{}, {"data": None}])
+def test_a_command_beside_data_is_heard_too(data: dict[str, object], wire: Make, connect: Connect) -> None:
+    flat = {"success": True, "message": "", "StatusCode": 0, "command": "debug,tobekilled", **data}
+    result = connect(wire(answer(json.dumps(flat))), "v1").update_job(MESSAGE)
+    assert result.verdict is Verdict.DELIVERED and result.words == ("debug", "tobekilled")
+
+
 # --- bulk -------------------------------------------------------------------------------------------------------------
 
 MESSAGES = [{"jobId": number, "state": "running", "attemptNr": 1, "grid": "g"} for number in (1, 2)]
