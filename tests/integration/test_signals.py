@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import tarfile
 import time
 from pathlib import Path
 
 import pytest
-from harness import Farm, Pilot
+from harness import PATIENCE, Farm, Pilot
 
 # name, pilot code, shell exit code: the user's table (decision 1 of the design)
 SIGNALS = [
@@ -115,12 +116,13 @@ def test_a_signal_before_the_first_request_ends_the_pilot(farm: Farm) -> None:
 
 
 def test_a_signal_while_the_queue_data_come_ends_the_pilot(farm: Farm) -> None:
-    farm.server.faults.add("queuedata", "hang")
-    pilot = farm.start_pilot("--queuedata-url", farm.server.url + "/cache/schedconfig/{pandaqueue}.all.json",
-                             settings={"shutdown.deadline": 3})
-    farm.server.wait(lambda: any(request.operation == "queuedata" for request in farm.server.requests))
-    pilot.send("SIGTERM")
-    assert pilot.wait() == 143
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
+        pilot = farm.start_pilot("--queuedata-url", f"http://127.0.0.1:{silent.getsockname()[1]}/queue.json")
+        connection, _ = silent.accept()
+        with connection:
+            pilot.send("SIGTERM")
+            assert pilot.wait() == 143
 
 
 @pytest.mark.parametrize("name", ["SIGCONT", "SIGUSR2"])
