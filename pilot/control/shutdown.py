@@ -16,12 +16,14 @@ import os
 import queue
 import select
 import signal
+import threading
 import time
 from types import FrameType
 from typing import NamedTuple, Optional, Union
 
 from pilot.common.errorcodes import SIGNAL_CODES
 from pilot.util.cancel import CancelToken
+from pilot.util.hardening import FAULTS, block_faults
 
 logger = logging.getLogger(__name__)
 
@@ -102,15 +104,18 @@ class Shutdown:
         signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
         for name in _ENDING_SIGNALS + _HARMLESS_SIGNALS:
             number = getattr(signal, name, None)
-            if number is not None:
+            if number is not None and number not in FAULTS:
                 signal.signal(number, self._handle)
+        block_faults()
+        threading.Thread(target=self._listen, name="faults", daemon=True).start()
 
     def _handle(self, signum: int, _frame: Optional[FrameType]) -> None:
-        if signum in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
-            # Sent by somebody: once is enough. A real fault would return to the faulting instruction for ever, so the
-            # second one gets the default action.
-            signal.signal(signum, signal.SIG_DFL)
         self._post(SignalArrived(signum))
+
+    def _listen(self) -> None:
+        """Wait for faults that somebody sends; real ones end the process at once."""
+        while True:
+            self._post(SignalArrived(signal.sigwait(FAULTS)))
 
     def _post(self, wake: Wake) -> None:
         self._wakes.put(wake)  # SimpleQueue.put is reentrant: safe in a handler

@@ -29,7 +29,7 @@ from pilot.payload.child import MARKER, Child
 from pilot.payload.kernel import ExitStatus, become_subreaper, has_children, own_children, own_user
 from pilot.payload.killer import KillReport, end_processes, send
 from pilot.util import procfs
-from pilot.util.hardening import payload_core_limit
+from pilot.util.hardening import payload_inheritance
 from pilot.util.procfs import ProcInfo, ProcTable
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Supervisor:
         with self._lock:
             self._count += 1
             marker = f"{self._id}.{self._count}"
-            with payload_core_limit():
+            with payload_inheritance():
                 process = Popen(
                     list(argv), cwd=cwd, env={**env, MARKER: marker}, stdin=stdin, stdout=stdout, stderr=stderr,
                     close_fds=True, start_new_session=True,

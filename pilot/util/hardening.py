@@ -2,7 +2,7 @@
 
 The pilot holds the proxy's key, tokens and the secrets of jobs. A core file would put them into a directory that others
 read; ``/proc/<pid>/environ`` and ``ptrace`` would show them to a payload, which runs as the same user. Payloads are not
-touched: ``execve`` makes a process dumpable again, and ``payload_core_limit`` gives their limit back.
+touched: ``execve`` makes a process dumpable again, and ``payload_inheritance`` gives their limit back.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from typing import Iterator, Optional
 logger = logging.getLogger(__name__)
 
 _PR_SET_DUMPABLE = 4
+_M_ARENA_MAX = -8  # malloc.h
+_ARENAS = 2
+
+FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+"""Signals that a faulty library in the pilot raises, and that somebody may send as well."""
 
 _lock = threading.Lock()
 _original: Optional[tuple[int, int]] = None
@@ -70,14 +75,35 @@ def forbid_dumps() -> None:
     try:
         import ctypes
 
-        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        library = ctypes.CDLL(None)
+        library.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        # glibc reserves 64 MB of address space for each thread else, and batch systems limit that (ulimit -v)
+        library.mallopt(_M_ARENA_MAX, _ARENAS)
     except (ImportError, OSError, AttributeError) as exc:
-        logger.debug("no PR_SET_DUMPABLE: %s", exc)
+        logger.debug("no PR_SET_DUMPABLE or no mallopt: %s", exc)
+
+
+def block_faults() -> None:
+    """Block ``FAULTS`` here and in threads to come: what is sent waits for ``sigwait``, a real fault still kills.
+
+    A handler would return to the faulting instruction, again and again, and the pilot would hang at full CPU.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, FAULTS)
 
 
 @contextmanager
-def payload_core_limit() -> Iterator[None]:
-    """Within the block a new process inherits the limit of core files that the pilot was started with."""
+def payload_inheritance() -> Iterator[None]:
+    """Within the block a new process inherits what the pilot was started with: core file limit, no blocked signals."""
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, FAULTS)
+    try:
+        with _core_limit():
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _core_limit() -> Iterator[None]:
     if _original is None or _original[0] == 0:
         yield
         return

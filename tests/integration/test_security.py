@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -152,3 +153,20 @@ def test_databases_are_found_while_their_directories_vanish(tmp_path: Path) -> N
         finally:
             churn.kill()
     assert counts <= {1, 2}
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("thread", [False, True])
+def test_a_real_fault_in_the_pilot_ends_it_at_once(thread: bool) -> None:
+    program = ("import ctypes, threading\nfrom pilot.control.shutdown import Shutdown\n"
+               "Shutdown(5.0).install_handlers()\ncrash = lambda: ctypes.PyDLL(None).memset(1, 0, 10)\n"
+               + ("thread = threading.Thread(target=crash)\nthread.start()\nthread.join()" if thread else "crash()"))
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=30, check=False)
+    assert done.returncode == -signal.SIGSEGV
+
+
+def test_payloads_take_every_signal(farm: Farm) -> None:
+    job = farm.submit_job("grep SigBlk /proc/self/status; grep SigIgn /proc/self/status")
+    ended_well(farm.run_pilot())
+    members = archive(farm.outputs / farm.server.job(job)["definition"]["logFile"])
+    assert re.findall(rb"SigBlk:\s+([0-9a-f]+)", members["payload.stdout"]) == [b"0" * 16]
