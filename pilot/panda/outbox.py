@@ -105,7 +105,7 @@ class Outbox:
             self._waiting = True
             self._generation += 1
             if final:
-                # the server may be back since the last heartbeat failed, or may refuse the one in flight: one try at once
+                # the server may be back since the last heartbeat failed, or refuse the one in flight: one try at once
                 self._paused_until = 0.0
                 self._urgent = self._busy_since is not None
             stuck = self._busy_since is not None
@@ -239,8 +239,8 @@ class Outbox:
 
     def _pause(self, batch: list[OutboxEntry], why: str) -> None:
         """No usable answer: the server, not the message, is in trouble; everything waits."""
-        pause = self._backoff.next()
-        self._paused_until = 0.0 if self._urgent else time.monotonic() + pause
+        pause = 0.0 if self._urgent else self._backoff.next()
+        self._paused_until = time.monotonic() + pause
         self._urgent = False
         for entry in batch:
             self._store.mark_attempt(entry.id, why)
