@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import queue
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # What the payload left behind after its own end gets this long to obey SIGTERM.
 _LEFTOVER_GRACE = 1.0
+_ARGUMENT_LIMIT = 32 * os.sysconf("SC_PAGESIZE") - 1
+"""Bytes of one argument of execve (MAX_ARG_STRLEN); bash -c gets the whole line as one."""
 # So few bytes (a block of the disk or two) are none: nothing can be written any more.
 _FULL = 64 * 1024
 
@@ -113,6 +116,11 @@ class PayloadComponent(Component):
             return self.ctx.supervisor.spawn(
                 shell_argv(line), cwd=job.workdir, env=environ, stdout=outputs[0], stderr=outputs[1])
         except OSError as exc:
+            if exc.errno == errno.E2BIG:
+                raise FileHandlingFailure(
+                    f"the payload could not be started: its command line has {len(os.fsencode(line))} bytes, the kernel "
+                    f"takes {_ARGUMENT_LIMIT} (environment and stack limit count too); put the parameters into a file",
+                    code=1310) from exc
             raise FileHandlingFailure(
                 f"the payload could not be started in {job.workdir}: {exc.strerror or exc}"
                 f"{f' ({exc.filename})' if exc.filename else ''}",

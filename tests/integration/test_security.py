@@ -170,3 +170,24 @@ def test_payloads_take_every_signal(farm: Farm) -> None:
     ended_well(farm.run_pilot())
     members = archive(farm.outputs / farm.server.job(job)["definition"]["logFile"])
     assert re.findall(rb"SigBlk:\s+([0-9a-f]+)", members["payload.stdout"]) == [b"0" * 16]
+
+
+# --- hostile servers -------------------------------------------------------------------------------------------------
+def test_a_command_line_beyond_the_kernels_limit_is_said_with_the_limit(farm: Farm) -> None:
+    job = farm.submit_job("true", jobPars="x" * 200_000)
+    ended_well(farm.run_pilot())
+    final = farm.final(job)
+    assert final["pilotErrorCode"] == 1310
+    assert re.search(r"command line has 2\d{5} bytes, the kernel takes 131071", final["pilotErrorDiag"])
+
+
+def test_what_a_server_calls_a_job_cannot_forge_the_log(farm: Farm) -> None:
+    job = farm.submit_job("exit 3", processingType="x\x1b[2J\n2026-01-01 00:00:00,000 | CRITICAL | forged",
+                          jobName="\x1b]0;owned\x07")
+    pilot = farm.run_pilot()
+    assert farm.server.job(job)["updates"]
+    status = farm.start([sys.executable, str(PILOT), "--status", str(pilot.directory)])
+    status.wait()
+    for text in (pilot.output, pilot.log, status.output):
+        assert "\x1b" not in text and "\x07" not in text
+        assert not re.search(r"^2026-01-01", text, re.MULTILINE)
