@@ -118,8 +118,8 @@ class PayloadComponent(Component):
         except OSError as exc:
             if exc.errno == errno.E2BIG:
                 raise FileHandlingFailure(
-                    f"the payload could not be started: its command line has {len(os.fsencode(line))} bytes, the kernel "
-                    f"takes {_ARGUMENT_LIMIT} (environment and stack limit count too); put the parameters into a file",
+                    f"the payload could not be started: its command line has {len(os.fsencode(line))} bytes, the kernel"
+                    f" takes {_ARGUMENT_LIMIT} (environment and stack limit count too); put parameters into a file",
                     code=1310) from exc
             raise FileHandlingFailure(
                 f"the payload could not be started in {job.workdir}: {exc.strerror or exc}"
