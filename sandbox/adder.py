@@ -53,7 +53,7 @@ def _expected_by(lfn: str, expected: list[str]) -> Optional[str]:
     if lfn in expected:
         return lfn
     for name in expected:
-        if name.startswith("regex|") and re.match(name[len("regex|"):], lfn):
+        if name.startswith("regex|") and re.search(name[len("regex|"):], lfn):
             return name
         if re.fullmatch(re.escape(name) + r"\.?_\d+", lfn):
             return name

@@ -133,6 +133,9 @@ class JobComponent(Component):
             job = self._parse(definition)
             if job is None:
                 continue
+            for spec in job.indata:
+                if not self._is_transferred(spec.lfn):
+                    spec.status = "no_transfer"
             job.start_time = message.wall
             job.timing.spans["getjob"] = message.seconds
             job.timing.spans["initial"] = max(0.0, time.monotonic() - self._turn_began - message.seconds)
@@ -151,6 +154,13 @@ class JobComponent(Component):
             return None
         job.batch_id, job.batch_type = self.ctx.batch.id, self.ctx.batch.type
         return job
+
+    def _is_transferred(self, lfn: str) -> bool:
+        try:
+            return self.ctx.experiment.transfers_input(lfn)
+        except Exception:  # a fault in a plug-in must not cost the job
+            logger.exception("the experiment's hook transfers_input failed for %s: the file is transferred", lfn)
+            return True
 
     # --- validation ---------------------------------------------------------------------------------------------------
 

@@ -184,12 +184,13 @@ class MonitorComponent(Component):
             logger.warning("job %s: the server has closed this job (%s): no more heartbeats", job_id,
                            ",".join(commands.words))
             self._timers.cancel(f"{job_id}:heartbeat")
-            if not commands.kill:
-                return  # it says nothing about debug mode: taking that for 'off' would start the heartbeats again
-        if commands.kill:
+        if commands.kill or commands.stale:  # an attempt that is over burns its CPU for nobody
             if not watch.job.cancel.cancelled:
-                self.ctx.road.abort(job_id, Event.KILL, 1144, "the server sent tobekilled")
+                word = "tobekilled" if commands.kill else "badattemptnr"
+                self.ctx.road.abort(job_id, Event.KILL, 1144, f"the server sent {word}")
             return
+        if commands.already_done:
+            return  # it says nothing about debug mode: taking that for 'off' would start the heartbeats again
         self._debug_mode(watch, commands)
         if commands.nocleanup:
             watch.job.keep_workdir = True

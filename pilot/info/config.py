@@ -163,7 +163,7 @@ class SourceConfig:
 
 
 def server_base(url: str, port: int | str) -> str:
-    """Return ``scheme://host:port`` of a server URL; https by default, a port in the URL wins.
+    """Return ``scheme://host:port[/path]`` of a server URL; https by default, a port in the URL wins.
 
     Raises PilotException when ``url`` has no host or a port that is no number.
     """
@@ -176,7 +176,10 @@ def server_base(url: str, port: int | str) -> str:
         host = own_port = None
     if not host:
         raise PilotException(f"--url {url} is no server URL, expected e.g. https://panda.example.org:25443")
-    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{own_port or port}"
+    path = parts.path.rstrip("/")  # of a gate in front of several servers
+    if path.endswith("/server/panda"):  # the address of the API as clients of the server are configured
+        path = path[: -len("/server/panda")]
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{own_port or port}{path}"
 
 
 def _anchored(url: str, launch_dir: Path) -> str:

@@ -301,6 +301,8 @@ def _reason(exc: Exception, timeout: tuple[float, float]) -> str:
     text = " ".join(str(exc).split())
     # requests nests the real cause at the end: "...Max retries exceeded with url: ... (Caused by X)".
     cause = text.rpartition("(Caused by ")[2].rstrip(")") if "(Caused by " in text else text
+    if "[Errno " in cause:  # what the operating system says is clearer than how three libraries wrap it
+        cause = cause[cause.index("[Errno ") :].partition("] ")[2].rstrip("')\"")
     if isinstance(exc, requests.exceptions.SSLError):
         return f"TLS failed, check the CA directory and the proxy: {cause[:300]}"
     return cause[:300] or type(exc).__name__

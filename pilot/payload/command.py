@@ -53,7 +53,7 @@ def payload_command(
             ``write_input_lists``.
     """
     word = resolve_transformation(job, workdir, bases, fetch, environ=environ)
-    return f"{word} {write_input_lists(job, workdir)}".rstrip()
+    return f"{word} {write_input_lists(job, workdir)}".strip()
 
 
 def write_input_lists(job: Job, workdir: Path) -> str:
@@ -108,6 +108,8 @@ def resolve_transformation(
     if text.startswith(("http://", "https://")):
         name = get_transform(text, workdir, bases, fetch, environ=environ, token=job.cancel)
         return _local(name)
+    if text in _EMPTY and job.noexecstrcnv:
+        return ""  # the job parameters are the whole command
     if text in _EMPTY:
         raise _not_found("the job has no transformation")
     word = _find(text, workdir, environ)

@@ -262,7 +262,7 @@ def test_server_of_the_url_option_is_asked_before_the_configured_one(config, sit
 @pytest.mark.parametrize(
     ("url", "base"),
     [("panda.example.org", "https://panda.example.org:25443"), ("http://h:25080/server/panda", "http://h:25080"),
-     ("https://[::1]", "https://[::1]:25443")],
+     ("https://gate/vo1/", "https://gate:25443/vo1"), ("https://[::1]", "https://[::1]:25443")],
 )  # fmt: skip
 def test_server_base(url, base):
     assert server_base(url, 25443) == base
