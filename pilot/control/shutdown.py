@@ -115,7 +115,7 @@ class Shutdown:
     def _listen(self) -> None:
         """Wait for faults that somebody sends; real ones end the process at once."""
         while True:
-            self._post(SignalArrived(signal.sigwait(FAULTS)))
+            self._post(SignalArrived(int(signal.sigwait(FAULTS))))
 
     def _post(self, wake: Wake) -> None:
         self._wakes.put(wake)  # SimpleQueue.put is reentrant: safe in a handler
