@@ -11,7 +11,7 @@ JOBS ?= 2
 DEPENDENCIES := pyproject.toml tools/requirements.py tools/make_venv.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-unit test-integration test-all-pythons system-packages lint docs bench clean
+.PHONY: help venv demo test test-here test-unit test-integration system-packages lint docs bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -24,7 +24,10 @@ $(VENV)/ready: $(DEPENDENCIES)
 demo: $(VENV)/ready ## three jobs through a server, pilots and back; KEEP=1 leaves the server running
 	@$(RUN) demo/run.py $(if $(KEEP),--keep)
 
-test: $(VENV)/ready system-packages ## all tests on this machine's Python
+test: ## all tests, on this machine's Python and, where they are, on 3.9 and 3.13
+	@$(MAKE) --no-print-directory -k test-here $(OTHER_PYTHONS:%=test-%)
+
+test-here: $(VENV)/ready system-packages ## all tests on this machine's Python
 	$(RUN) $(PYTEST) -n $(JOBS) tests
 
 test-unit: $(VENV)/ready ## unit tests only
@@ -32,8 +35,6 @@ test-unit: $(VENV)/ready ## unit tests only
 
 test-integration: $(VENV)/ready system-packages ## tests with real processes, sockets and signals, and those of the sandbox
 	$(RUN) $(PYTEST) -n $(JOBS) tests/integration tests/sandbox
-
-test-all-pythons: test $(OTHER_PYTHONS:%=test-%) ## all tests on this Python, then on 3.9 and 3.13 where they are
 
 test-%: system-packages
 	@tools/make_venv.sh .venv-$* $* test sandbox $(RUNNER)
