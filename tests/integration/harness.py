@@ -37,6 +37,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 PILOT = ROOT / "pilot.py"
 QUEUE = "TEST_QUEUE"
+PYTHON = os.environ.get("PILOT_TEST_PYTHON", sys.executable)
+"""The Python that runs the pilots; the tests' own unless the environment names another one."""
 PATIENCE = 60.0
 """Seconds that anything may take before a test is given up; never the time that something should take."""
 OWNER = "PILOT_TEST_OWNER"
@@ -269,7 +271,7 @@ class Farm:
                 files: bool = True) -> List[str]:
         """The command line of a pilot for the sandbox; later options win over the harness's own."""
         merged = {**TEST_SETTINGS, **(settings or {})}
-        line = [sys.executable, str(PILOT), "-q", QUEUE, "--pilot-user", "generic", "-j", "managed", "-t", "-b",
+        line = [PYTHON, str(PILOT), "-q", QUEUE, "--pilot-user", "generic", "-j", "managed", "-t", "-b",
                 "--url", "http://127.0.0.1", "-p", str(self.server.port), "-d"]
         line += ["--input-dir", str(self.inputs), "--output-dir", str(self.outputs)] if files else []
         for key, value in merged.items():
@@ -317,7 +319,7 @@ class Farm:
         """Run ``pilot.py --recover DIR`` to its end. No queue, no experiment, no server: all that is stored."""
         settings = [part for key in ("server.retry_base", "server.retry_max") for part in
                     ("--set", f"{key}={TEST_SETTINGS[key]}")]
-        pilot = self.start([sys.executable, str(PILOT), "--recover", str(directory), *settings, *options])
+        pilot = self.start([PYTHON, str(PILOT), "--recover", str(directory), *settings, *options])
         pilot.wait()
         return pilot
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, List
 
 import pytest
-from harness import PILOT, QUEUE, TEST_SETTINGS, Farm, Pilot
+from harness import PILOT, PYTHON, QUEUE, TEST_SETTINGS, Farm, Pilot
 
 from pilot.store.pilotdb import PilotDB
 from pilot.util import procfs
@@ -36,7 +35,7 @@ def stored_jobs(directory: Path) -> List[str]:
 
 def recovery(farm: Farm, directory: Path) -> Pilot:
     """Start ``--recover`` without waiting for it."""
-    return farm.start([sys.executable, str(PILOT), "--recover", str(directory),
+    return farm.start([PYTHON, str(PILOT), "--recover", str(directory),
                        "--set", f"server.retry_base={TEST_SETTINGS['server.retry_base']}"])
 
 
@@ -258,16 +257,16 @@ def test_recover_status_and_report_say_where_they_looked(farm: Farm) -> None:
     job = farm.submit_job("exit 3")
     pilot = farm.run_pilot()
     for option in ("--recover", "--status", "--report"):
-        run = farm.start([sys.executable, str(PILOT), option, str(pilot.directory)])
+        run = farm.start([PYTHON, str(PILOT), option, str(pilot.directory)])
         assert run.wait() == 0, run.output
         assert f"searched: {pilot.directory}" in run.output
     assert (pilot.directory / f"job-{job}.html").exists()
     empty = farm.directory / "empty"
     empty.mkdir()
     for option in ("--recover", "--status", "--report"):
-        run = farm.start([sys.executable, str(PILOT), option, str(empty)])
+        run = farm.start([PYTHON, str(PILOT), option, str(empty)])
         assert (run.wait(), "no PilotDB found" in run.output) == (0, True)
-        run = farm.start([sys.executable, str(PILOT), option, str(farm.directory / "nowhere")])
+        run = farm.start([PYTHON, str(PILOT), option, str(farm.directory / "nowhere")])
         assert (run.wait(), "is not a directory" in run.output) == (67, True)
 
 
@@ -276,10 +275,10 @@ def test_status_tells_the_living_from_the_dead(farm: Farm) -> None:
     job = farm.submit_job(gate.shell())
     pilot = farm.start_pilot()
     gate.reached()
-    alive = farm.start([sys.executable, str(PILOT), "--status", str(pilot.directory)])
+    alive = farm.start([PYTHON, str(PILOT), "--status", str(pilot.directory)])
     assert alive.wait() == 0
     pilot.kill()
-    dead = farm.start([sys.executable, str(PILOT), "--status", str(pilot.directory)])
+    dead = farm.start([PYTHON, str(PILOT), "--status", str(pilot.directory)])
     assert dead.wait() == 0
     assert alive.output != dead.output
     assert str(job) in alive.output and str(job) in dead.output and QUEUE in dead.output
