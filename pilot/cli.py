@@ -50,7 +50,7 @@ def _guarded(argv: Optional[Sequence[str]]) -> int:
             _complain(f"settings: {problem}")
         return shell_exit_code(exc.code)
     except PilotException as exc:
-        _complain(exc.diagnosis, exc)
+        _complain(exc.full_text, exc)
         return process_exit_code(exc.code)
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in _CORE_DEPENDENCIES:

@@ -212,7 +212,8 @@ class ServerSection(Section):
     verify_tls: bool = _key("verify the server's certificate")
     connect_timeout: float = _key("until the connection stands", "s", minimum=0.1)
     read_timeout: float = _key("until the server answers", "s", minimum=0.1)
-    start_patience: float = _key("that transport errors of getJob may last", "s", minimum=0)
+    start_patience: float = _key(
+        "that a server out of reach is waited for: for queue data at start, and at getJob", "s", minimum=0)
     getjob_wait: float = _key("shortest pause after an unsuccessful getJob", "s", minimum=0)
     getjob_wait_max: float = _key("longest pause after an unsuccessful getJob", "s", minimum=0)
     getjob_wait_harvester: float = _key("pause between looks for a job in Harvester mode", "s", minimum=0)

@@ -99,6 +99,8 @@ class Credentials:
                 return token
         path = self._find(self.token_name())
         if not path:
+            if len(self.token_name()) > 40:  # perhaps the token itself, where its file's name belongs
+                _register_secret(self.token_name())
             self._warn(
                 "token", "token file %s was not found in any of its places, the X509 proxy is used", self.token_name()
             )

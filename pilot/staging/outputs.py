@@ -25,6 +25,7 @@ from pilot.info.filespec import FileSpec
 from pilot.info.job import Job
 from pilot.staging.catalog import CATALOG
 from pilot.staging.context import StagingContext
+from pilot.staging.patterns import names_matching
 from pilot.util.safepath import UnsafePath, check_name, is_inside
 
 logger = logging.getLogger(__name__)
@@ -74,10 +75,13 @@ def prepare_outputs(job: Job, ctx: StagingContext) -> None:
                 item.status, item.status_code = "failed", code
     for code, texts in problems.items():
         if texts:
-            raise OutputProblem(_WORDS[code], ", ".join(texts), code=code)
+            more = f" and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
+            raise OutputProblem(_WORDS[code], ", ".join(texts[:_NAMED]) + more, code=code)
     job.outdata = _unique(found)
 
 
+# Names in a diagnosis: it has room for no more, and a job may have 100,000 outputs.
+_NAMED = 5
 _WORDS = {1371: "bad output name:", 1165: "missing output:", 1191: "empty output:"}
 
 
@@ -87,7 +91,8 @@ def _expand(spec: FileSpec, job: Job, names: list[str], ctx: StagingContext) -> 
     if pattern:
         taken = {other.lfn for other in [*job.indata, *job.outdata, *job.logdata]}
         taken |= _PILOT_FILES | set(ctx.payload_logs)
-        return [_sibling(spec, name) for name in names if name not in taken and _matches(pattern, name)]
+        free = [name for name in names if name not in taken]
+        return [_sibling(spec, name) for name in names_matching(pattern, free)]
     if job.is_hpo:
         steps = _numbered(spec.lfn, names, r"_\d+")
         if steps:
@@ -102,18 +107,6 @@ def pattern_of(spec: FileSpec) -> str:
     if given:
         return str(given)
     return spec.lfn[len(REGEX_PREFIX) :] if spec.lfn.startswith(REGEX_PREFIX) else ""
-
-
-def _matches(pattern: str, name: str) -> bool:
-    """The server attributes a file to the pattern with ``re.search``; so do we, or the two would disagree.
-
-    Raises:
-        OutputProblem: 1371, the pattern is no regular expression.
-    """
-    try:
-        return re.search(pattern, name) is not None
-    except re.error as exc:
-        raise OutputProblem(f"bad output name: regex|{pattern} is no regular expression: {exc}", code=1371) from exc
 
 
 def _numbered(lfn: str, names: list[str], suffix: str) -> list[str]:

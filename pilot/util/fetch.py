@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pilot.util.cancel import CancelToken
 
 DEFAULT_TIMEOUT = 20.0
-_MAX_BYTES = 512 * 1024 * 1024
+_MAX_BYTES = 128 * 1024 * 1024
 _CHUNK = 64 * 1024
 _RETRY_STATUS = frozenset({408, 425, 429})
 
@@ -189,7 +189,7 @@ def _read_http(
 
     end = time.monotonic() + timeout
     try:
-        with get(url, timeout=timeout, headers=headers, verify=verify, cert=cert, stream=True,
+        with get(url, timeout=timeout, headers=headers, verify=verify, cert=cert, stream=True, auth=_no_netrc,
                  hooks={"response": partial(_check_redirection, url)}) as response:
             if response.status_code != 200:
                 status = response.status_code
@@ -210,6 +210,11 @@ def _read_http(
     except (_requests.exceptions.RequestException, OSError, ValueError) as error:
         raise _http_error(url, error) from None
     return b"".join(parts)
+
+
+def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Add nothing; its presence keeps requests from looking for credentials in ``.netrc``."""
+    return request
 
 
 def _check_redirection(url: str, response: requests.Response, **_kwargs: object) -> None:

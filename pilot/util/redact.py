@@ -57,7 +57,7 @@ _QUOTED_NAME = re.compile(rf"(\\{{0,15}}[\"'])(?:{_NAME})\1\s*:\s*", re.IGNORECA
 _PLAIN_NAME = re.compile(rf"{_NAME}(?:=|%3D)", re.IGNORECASE)
 # ``name: value`` is often prose (token: expired), so only names that no prose has.
 _HEADER = re.compile(
-    rf"((?<![\w\"'-])(?:[\w.-]{{0,40}}(?:{_SECRET_SUFFIX})|pilot_?secrets|panda_?secrets|user_?proxy|token_key|"
+    rf"((?<![\w\"'/-])(?:[\w.-]{{0,40}}(?:{_SECRET_SUFFIX})|pilot_?secrets|panda_?secrets|user_?proxy|token_key|"
     r"(?:access|refresh)_token)\s*:\s+)(?!\*{8})([^\s,;\"']+)",
     re.IGNORECASE,
 )

@@ -116,6 +116,7 @@ def test_the_header_does_not_stand_for_a_certificate_on_https(world: World) -> N
 
 
 def test_a_certificate_of_a_stranger_is_refused(world: World) -> None:
-    stranger = issue(ROBOT, issue("/O=Other/CN=Other CA", None, (x509.BasicConstraints(True, None), True), (CA_USAGE, True)))
+    other = issue("/O=Other/CN=Other CA", None, (x509.BasicConstraints(True, None), True), (CA_USAGE, True))
+    stranger = issue(ROBOT, other)
     with pytest.raises((ssl.SSLError, ConnectionError)):
         attributes(world, pem(world.directory / "stranger.pem", stranger))

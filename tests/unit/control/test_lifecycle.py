@@ -10,7 +10,8 @@ from pilot.control.lifecycle import ABORTS, Event, InvalidTransition, JobState, 
 
 ALL_STATES = [
     JobState(stage, has_inputs, failed, aborted)
-    for stage, has_inputs, failed, aborted in itertools.product(Stage, (False, True), (False, True), (None, *sorted(ABORTS)))
+    for stage, has_inputs, failed, aborted in itertools.product(
+        Stage, (False, True), (False, True), (None, *sorted(ABORTS)))
 ]
 ENDS = {
     Stage.RECEIVED: {Event.ACCEPTED, Event.REJECTED},
