@@ -216,8 +216,9 @@ _count.__name__ = _port.__name__ = "int"  # argparse names the type in 'invalid 
 
 
 def _user(text: str) -> str:
-    if text and not re.fullmatch(r"[A-Za-z_][\w.-]*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not the name of an experiment, such as ATLAS or generic")
+    if text and not re.fullmatch(r"[A-Za-z_][\w.-]*|[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not the name of an experiment, such as ATLAS or generic, nor module:Class")
     return text
 
 

@@ -79,7 +79,6 @@ class PayloadComponent(Component):
         job.timing.mark("payload")
         child = self._start(job, line)
         self.say(f"job {job.jobid}: payload runs, process {child.pid}")
-        self.ctx.store.set_job(job.jobid, marker=child.marker)
         self.ctx.road.monitor.post(PayloadStarted(job, child))
         try:
             status = self._wait(job, child)

@@ -54,7 +54,6 @@ class JobRow(NamedTuple):
     granted: float
     state: str
     workdir: str
-    marker: str
     definition: str
     skeleton: str
     transformation: str
@@ -346,7 +345,7 @@ class PilotDB:
             "VALUES (?,?,?,?,'received',?,?)", (job_id, attempt, token, granted, definition, transformation))
 
     def set_job(self, job_id: str, **columns: object) -> None:
-        """Update columns of a job: workdir, marker, skeleton, exit_code, timing, ended."""
+        """Update columns of a job: workdir, skeleton, exit_code, timing, ended."""
         names = ", ".join(f"{name}=?" for name in columns)
         self._execute(f"UPDATE jobs SET {names} WHERE job_id=?", (*columns.values(), job_id))  # noqa: S608
 

@@ -18,7 +18,6 @@ CREATE TABLE IF NOT EXISTS jobs (
     granted   REAL NOT NULL,
     state     TEXT NOT NULL,             -- stage of the life cycle
     workdir   TEXT NOT NULL DEFAULT '',
-    marker    TEXT NOT NULL DEFAULT '',  -- value of the variable that marks its payload's processes
     definition TEXT NOT NULL DEFAULT '', -- as dispatched, without secrets
     skeleton  TEXT NOT NULL DEFAULT '',  -- latest update message: what a report made by a later process starts from
     transformation TEXT NOT NULL DEFAULT '',

@@ -160,3 +160,10 @@ def test_a_killed_job_in_the_pipeline_leaves_the_other_alone(farm: Farm) -> None
     assert pilot.wait() == 0
     assert farm.final(first)["state"] == "finished"
     assert farm.final(second)["pilotErrorCode"] == 1144
+
+
+def test_an_experiment_may_be_named_by_its_class(farm: Farm) -> None:
+    job = farm.submit_job()
+    pilot = farm.run_pilot("--pilot-user", "gated:GatedExperiment")
+    assert pilot.process.returncode == 0
+    assert farm.final(job)["state"] == "finished"
