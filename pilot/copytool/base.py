@@ -68,6 +68,9 @@ class Features:
     """Stage-out: a file without a storage endpoint cannot be stored (1133)."""
     needs_proxy: bool = False
     needs_token: bool = False
+    reports_progress: bool = False
+    """``progress`` is called at least every few MB: a copy without a moved byte for ``transfers.no_progress_timeout``
+    is broken off. A tool that cannot tell gets the order's ``timeout`` for the whole copy."""
     abortable: bool = True
     """A running transfer ends within about a second of the token's cancellation."""
     writes_locally: bool = True

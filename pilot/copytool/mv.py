@@ -71,6 +71,7 @@ class MoveTool(CopyTool):
         return Features(
             needs_protocols_out=self.config.final_destination and self.config.output_dir is None,
             needs_endpoint=False,
+            reports_progress=True,
             writes_locally=self.kind_in != "symlink",
             direct_access=False,
         )
@@ -224,7 +225,7 @@ class MoveTool(CopyTool):
         """Decide on a destination that exists: a result when it is our file already, None when it may be replaced."""
         kind = self.config.checksum_type
         if target.is_file() and not target.is_symlink() and target.stat().st_size == size:
-            _, there = file_checksums(target, (kind,), token)
+            _, there = file_checksums(target, (kind,), token, progress)
             _, here = self._sums(transfer, source, size, token, progress)
             if same_checksum(there[kind], here[kind]):
                 if self.kind_out == "mv":

@@ -1,7 +1,7 @@
 """Move a group of files with the copytools of the queue, several at a time: the loop of both directions.
 
 ```
- for each tool, in the queue's order:     files still to be moved --> orders --> worker threads --> results
+ for each tool, in the queue's order:     files still to be moved --> orders --> crew (threads) --> results
      all done? --> success                a failed file goes on to the next tool; every file is tried
  left over? --> the first cause is raised
 ```
@@ -10,10 +10,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass, field
+from functools import partial
+from math import inf
 from pathlib import Path
-from threading import Lock, Thread
 from typing import Callable, Optional, Sequence
 
 from pilot.common.exception import PilotException, StageInFailure, StageOutFailure
@@ -21,7 +21,9 @@ from pilot.copytool.base import CopyTool, Direction, ToolConfig, Transfer, Trans
 from pilot.copytool.registry import canonical_name, load_tool
 from pilot.info.filespec import FileSpec
 from pilot.staging.context import StagingContext, TransferRecord
+from pilot.staging.crew import Crew, StallRule
 from pilot.util.cancel import CancelledError, CancelToken
+from pilot.util.checksum import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -136,35 +138,22 @@ def _run_tool(
     tool.prepare(transfers)
     group.before(tool, transfers)
     done: list[tuple[Transfer, TransferResult]] = []
-    lock = Lock()
-    waiting = iter(orders)
+    specs = {id(transfer): spec for spec, transfer in orders}
 
-    def work() -> None:
-        while not token.cancelled:
-            with lock:
-                item = next(waiting, None)
-            if item is None:
-                return
-            spec, transfer = item
-            outcome = _move_one(tool, name, transfer, ctx, token)
-            with lock:
-                if isinstance(outcome, PilotException):
-                    _mark_failed(spec, outcome, name, group)
-                    errors[id(spec)] = outcome
-                else:
-                    group.settle(spec, transfer, outcome)
-                    done.append((transfer, outcome))
-                ctx.notify(f"{group.direction.value}: {len(done)} of {len(orders)} files done, last {transfer.lfn}")
+    def settle(transfer: Transfer, outcome: TransferResult | PilotException, seconds: float, began: float) -> None:
+        spec = specs[id(transfer)]
+        _note(name, transfer, outcome, seconds, began, ctx)
+        if isinstance(outcome, PilotException):
+            _mark_failed(spec, outcome, name, group)
+            errors[id(spec)] = outcome
+        else:
+            group.settle(spec, transfer, outcome)
+            done.append((transfer, outcome))
+        ctx.notify(f"{group.direction.value}: {len(done)} of {len(orders)} files done, last {transfer.lfn}")
 
-    threads = [
-        Thread(target=work, name=f"{group.direction.value}-{number}", daemon=True)
-        for number in range(1, min(ctx.settings.transfers.parallel, len(orders)))
-    ]
-    for thread in threads:
-        thread.start()
-    work()
-    for thread in threads:
-        thread.join()
+    if transfers:
+        crew = Crew(transfers, partial(_move_one, tool, name), settle, _stall_rule(tool, name, group, ctx), token)
+        crew.run(ctx.settings.transfers.parallel)
     problem = _finish(tool, done)
     if problem is not None:
         stored = {transfer.lfn for transfer, _ in done}
@@ -193,23 +182,51 @@ def _mark_failed(spec: FileSpec, exc: PilotException, tool: str, group: Group) -
     logger.warning("%s of %s failed (%s): %s", group.direction.value, spec.lfn, tool, exc.diagnosis)
 
 
+def _stall_rule(tool: CopyTool, name: str, group: Group, ctx: StagingContext) -> StallRule:
+    """A tool that tells of each block is broken off when it stands still, another one when its time is up."""
+    inward = group.direction is Direction.IN
+    patience = ctx.settings.transfers.no_progress_timeout
+
+    def seconds(transfer: Transfer) -> float:
+        return patience if tool.features.reports_progress else transfer.timeout or inf
+
+    def describe(transfer: Transfer) -> str:
+        what = (
+            f"no byte moved for {patience} s (transfers.no_progress_timeout)"
+            if tool.features.reports_progress
+            else f"not done within {transfer.timeout:.0f} s for {transfer.size} B"
+        )
+        return f"{transfer.lfn}: {group.direction.value} with copytool {name}: {what}; is the storage or mount alive?"
+
+    return StallRule(seconds, 1151 if inward else 1152, describe)
+
+
 def _move_one(
-    tool: CopyTool, name: str, transfer: Transfer, ctx: StagingContext, token: CancelToken
+    tool: CopyTool, name: str, transfer: Transfer, token: CancelToken, progress: Progress
 ) -> TransferResult | PilotException:
-    """Move one file; whatever happens comes back as a value, is logged in one line and recorded."""
+    """Move one file; whatever happens comes back as a value."""
     inward = transfer.direction is Direction.IN
-    began, wall = time.monotonic(), time.time()
-    result: Optional[TransferResult] = None
-    failure: Optional[PilotException] = None
     try:
-        result = (tool.copy_in if inward else tool.copy_out)(transfer, token, _no_progress)
+        return (tool.copy_in if inward else tool.copy_out)(transfer, token, progress)
     except PilotException as exc:
-        failure = exc
+        return exc
     except Exception as exc:  # a fault of a tool must cost its file only, and must reach the server with its text
         logger.exception("unexpected error in copytool %s for %s", name, transfer.lfn)
         kind = StageInFailure if inward else StageOutFailure
-        failure = kind(f"{transfer.lfn}: copytool {name}: {type(exc).__name__}: {exc}")
-    seconds = time.monotonic() - began
+        return kind(f"{transfer.lfn}: copytool {name}: {type(exc).__name__}: {exc}")
+
+
+def _note(
+    name: str,
+    transfer: Transfer,
+    outcome: TransferResult | PilotException,
+    seconds: float,
+    began: float,
+    ctx: StagingContext,
+) -> None:
+    """Log a success in one line, and record every attempt."""
+    failure = outcome if isinstance(outcome, PilotException) else None
+    result = outcome if isinstance(outcome, TransferResult) else None
     if result is not None:
         logger.info(
             "%s of %s: %d B in %.3f s by %s%s%s",
@@ -230,17 +247,13 @@ def _move_one(
             endpoint=result.endpoint if result else transfer.endpoint,
             url=result.url if result else transfer.url,
             size=result.size if result else transfer.size,
-            started=wall,
+            started=began,
             seconds=seconds,
             code=failure.code if failure else 0,
             state=str(getattr(failure, "state", "COPY_ERROR")) if failure else "DONE",
             text=failure.detail if failure else "OK",
         ),
     )
-    if failure is not None:
-        return failure
-    assert result is not None
-    return result
 
 
 def _record(ctx: StagingContext, record: TransferRecord) -> None:
@@ -248,10 +261,6 @@ def _record(ctx: StagingContext, record: TransferRecord) -> None:
         ctx.record(record)
     except Exception as exc:  # noqa: BLE001 - book-keeping never costs a transfer
         logger.warning("transfer of %s could not be recorded: %s: %s", record.lfn, type(exc).__name__, exc)
-
-
-def _no_progress(_count: int) -> None:
-    return
 
 
 def local_directory(spec: FileSpec, default: Path) -> Path:

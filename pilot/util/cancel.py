@@ -68,6 +68,11 @@ class CancelToken:
             if callback in self._callbacks:
                 self._callbacks.remove(callback)
 
+    def detach(self) -> None:
+        """The work is over: a parent that lives on no longer keeps this token."""
+        if self._parent is not None:
+            self._parent.forget(self._follow_parent)
+
     def set_deadline(self, deadline: float) -> None:
         """Set the latest end in ``time.monotonic()`` seconds; an earlier deadline stays."""
         with self._lock:

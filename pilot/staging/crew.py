@@ -1,0 +1,166 @@
+"""Worker threads for the copies of one group of files, and the watch over them.
+
+```
+ worker   next order --> copy --> settle                    (``transfers.parallel`` of them)
+ caller   starts the workers and sleeps until  all is done  |  a copy stands still  |  the group is cancelled
+```
+A copy that stands still for too long (``StallRule``) is broken off through its token. One that does not let go even
+then waits in the kernel (a dead mount): its thread is left behind, whatever it may still return is thrown away, and the
+orders that wait are not begun, for they would hang one after the other.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from math import inf
+from threading import Condition, Thread
+from typing import Callable, Iterator, Optional, Sequence
+
+from pilot.common.exception import PilotException
+from pilot.copytool.base import Transfer, TransferFailure, TransferResult
+from pilot.util.cancel import CancelledError, CancelToken
+from pilot.util.checksum import Progress
+
+LET_GO = 5.0
+"""Seconds that a copy has to return after it was broken off. Tools look at their token at least once a second."""
+
+Move = Callable[[Transfer, CancelToken, Progress], "TransferResult | PilotException"]
+
+
+@dataclass(frozen=True)
+class StallRule:
+    """When a copy counts as hanging, and what that is called."""
+
+    seconds: Callable[[Transfer], float]
+    """Without a sign of life (``math.inf`` = for ever)."""
+    code: int
+    """Pilot error code."""
+    describe: Callable[[Transfer], str]
+    """What is wrong and which limit was passed."""
+
+
+class _Copy:
+    """A copy that is under way."""
+
+    def __init__(self, transfer: Transfer, stall: float, group: CancelToken) -> None:
+        self.transfer = transfer
+        self.stall = stall
+        self.token = CancelToken(group)
+        self.began, self.wall = time.monotonic(), time.time()
+        self.moved = self.began
+        """Monotonic s of the last sign of life."""
+        self.broken: Optional[float] = None
+        """Monotonic s at which it was told to end."""
+
+    def progress(self, _count: int) -> None:
+        self.moved = time.monotonic()
+
+    def next_look(self) -> float:
+        """Monotonic s at which something has to be done about it if nothing changes."""
+        return self.moved + self.stall if self.broken is None else self.broken + LET_GO
+
+
+class Crew:
+    """Carries out the orders of one group with one tool; used once.
+
+    Args:
+        orders: what to move.
+        move: does one copy; returns its result or the error, raises nothing.
+        settle: takes each outcome with the seconds and the wall clock (s since 1970) of its start; called once per
+            order that was begun or given up, by one thread at a time.
+        stall: when to break a copy off.
+        token: of the group.
+    """
+
+    def __init__(
+        self,
+        orders: Sequence[Transfer],
+        move: Move,
+        settle: Callable[[Transfer, TransferResult | PilotException, float, float], None],
+        stall: StallRule,
+        token: CancelToken,
+    ) -> None:
+        self._orders = orders
+        self._waiting: Iterator[Transfer] = iter(orders)
+        self._move = move
+        self._settle = settle
+        self._stall = stall
+        self._token = token
+        self._changed = Condition()
+        self._running: list[_Copy] = []
+        self._workers = 0
+        self._look = inf
+        """Monotonic s at which the caller looks again."""
+        self._hangs: Optional[PilotException] = None
+
+    def run(self, parallel: int) -> None:
+        """Block until every order is settled, or the group was cancelled and the running copies have ended."""
+        self._workers = max(1, min(parallel, len(self._orders)))
+        threads = [Thread(target=self._work, name=f"copy-{number}", daemon=True) for number in range(self._workers)]
+        self._token.on_cancel(self._wake)
+        try:
+            for thread in threads:
+                thread.start()
+            with self._changed:
+                while self._workers:
+                    self._watch()
+                if self._hangs is not None and not self._token.cancelled:
+                    for transfer in self._waiting:
+                        self._settle(transfer, self._failure(f"{transfer.lfn} was not tried: {self._hangs.detail}"),
+                                     0.0, time.time())
+        finally:
+            self._token.forget(self._wake)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                transfer = None if self._token.cancelled or self._hangs is not None else next(self._waiting, None)
+                if transfer is None:
+                    self._workers -= 1
+                    self._changed.notify()
+                    return
+                copy = _Copy(transfer, self._stall.seconds(transfer), self._token)
+                self._running.append(copy)
+                if copy.next_look() < self._look:
+                    self._changed.notify()
+            outcome = self._move(transfer, copy.token, copy.progress)
+            copy.token.detach()
+            with self._changed:
+                if copy not in self._running:
+                    return  # given up long ago
+                self._running.remove(copy)
+                if isinstance(outcome, CancelledError) and not self._token.cancelled:
+                    outcome = self._failure(outcome.detail)
+                self._settle(transfer, outcome, time.monotonic() - copy.began, copy.wall)
+
+    def _failure(self, text: str) -> TransferFailure:
+        return TransferFailure(text, code=self._stall.code, state="CP_TIMEOUT")
+
+    def _watch(self) -> None:
+        """Do what has to be done about copies that hang, then sleep until the next look; the caller holds the lock."""
+        now = time.monotonic()
+        for copy in list(self._running):
+            if copy.broken is None and self._token.cancelled:
+                copy.broken = now
+            elif copy.next_look() > now:
+                continue
+            elif copy.broken is None:
+                copy.broken = now
+                copy.token.cancel(self._stall.code, self._stall.describe(copy.transfer))
+            else:
+                self._leave_behind(copy, now)
+        if not self._workers:
+            return
+        self._look = min((copy.next_look() for copy in self._running), default=inf)
+        self._changed.wait(None if self._look == inf else max(0.0, self._look - now))
+
+    def _leave_behind(self, copy: _Copy, now: float) -> None:
+        self._running.remove(copy)
+        self._workers -= 1
+        self._hangs = self._failure(f"{copy.token.reason}; it cannot be broken off either and was left behind")
+        self._settle(copy.transfer, self._hangs, now - copy.began, copy.wall)

@@ -1,0 +1,106 @@
+"""The watch over copies: those that stand still are broken off, those that do not even let go are left behind."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilot.common.exception import PilotException
+from pilot.copytool.base import Direction, Transfer, TransferResult
+from pilot.staging import crew
+from pilot.util.cancel import CancelledError, CancelToken
+
+DONE = TransferResult(1)
+
+
+def orders(*names: str) -> list[Transfer]:
+    return [Transfer(Direction.IN, name, Path(name)) for name in names]
+
+
+def run(move: Any, names: tuple[str, ...], stall: float, token: CancelToken, parallel: int = 2) -> dict[str, Any]:
+    outcomes: dict[str, Any] = {}
+
+    def settle(transfer: Transfer, outcome: Any, _seconds: float, _began: float) -> None:
+        assert transfer.lfn not in outcomes, "an order is settled once"
+        outcomes[transfer.lfn] = outcome
+
+    rule = crew.StallRule(lambda _transfer: stall, 1151, lambda transfer: f"{transfer.lfn} stands still")
+    crew.Crew(orders(*names), move, settle, rule, token).run(parallel)
+    return outcomes
+
+
+def obedient(transfer: Transfer, token: CancelToken, _progress: Any) -> TransferResult | PilotException:
+    """A copy that hangs where ``hang`` is in its name, and looks at its token."""
+    if "hang" not in transfer.lfn:
+        return DONE
+    token.wait(30)
+    return CancelledError(token.reason, code=token.code)
+
+
+def test_a_copy_that_stands_still_is_broken_off_and_the_others_are_done() -> None:
+    outcomes = run(obedient, ("a", "hang", "b", "c"), 0.1, CancelToken())
+    assert {name: outcomes[name] for name in "abc"} == dict.fromkeys("abc", DONE)
+    error = outcomes["hang"]
+    assert (error.code, error.state, error.detail) == (1151, "CP_TIMEOUT", "hang stands still")
+
+
+def test_a_copy_that_does_not_let_go_is_left_behind_and_what_waits_is_not_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(crew, "LET_GO", 0.1)
+    free, begun, gone = threading.Event(), [], threading.Event()
+
+    def stubborn(transfer: Transfer, _token: CancelToken, _progress: Any) -> TransferResult:
+        begun.append(transfer.lfn)
+        if "hang" in transfer.lfn:
+            free.wait(30)
+            gone.set()
+        return DONE
+
+    outcomes = run(stubborn, ("a", "hang", "later"), 0.1, CancelToken(), parallel=1)
+    assert begun == ["a", "hang"]
+    assert outcomes["a"] == DONE
+    assert (outcomes["hang"].code, outcomes["later"].code) == (1151, 1151)
+    assert "left behind" in outcomes["hang"].detail
+    assert outcomes["later"].detail.startswith("later was not tried: hang stands still")
+    free.set()
+    assert gone.wait(30)
+    assert outcomes["hang"].code == 1151, "the late result is thrown away"
+
+
+def test_a_slow_copy_that_moves_is_left_alone() -> None:
+    rounds = 5
+
+    def slow(_transfer: Transfer, token: CancelToken, progress: Any) -> TransferResult | PilotException:
+        for _ in range(rounds):
+            if token.wait(0.1):
+                return CancelledError(token.reason, code=token.code)
+            progress(1)
+        return DONE
+
+    assert run(slow, ("a",), 0.4, CancelToken()) == {"a": DONE}
+
+
+@pytest.mark.parametrize("stall", [float("inf"), 3600.0])
+def test_a_cancelled_group_does_not_wait_for_a_copy_that_hangs(monkeypatch: pytest.MonkeyPatch, stall: float) -> None:
+    monkeypatch.setattr(crew, "LET_GO", 0.1)
+    free, token = threading.Event(), CancelToken()
+
+    def stubborn(_transfer: Transfer, _token: CancelToken, _progress: Any) -> TransferResult:
+        token.cancel(1144, "the server sent tobekilled")
+        free.wait(30)
+        return DONE
+
+    outcomes = run(stubborn, ("a", "b"), stall, token, parallel=1)
+    assert list(outcomes) == ["a"]
+    assert outcomes["a"].detail.startswith("the server sent tobekilled; ")
+    free.set()
+
+
+def test_a_finished_copy_is_forgotten_by_the_group() -> None:
+    token = CancelToken()
+    run(obedient, ("a", "b", "c"), 60, token)
+    assert token._callbacks == []
