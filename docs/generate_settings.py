@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pilot.options import build_parser
 from pilot.settings import default_settings
-from pilot.settings_sections import SECTIONS
+from pilot.settings_sections import SECTIONS, WITHOUT_EFFECT
 
 _INTRODUCTION = """# Settings
 
@@ -20,7 +20,7 @@ A setting is `section.key`. Later layers win: packaged defaults, the experiment'
 options (`--set section.key=value`). Sizes may be written as `2 GB`; kB, MB, GB and TB are powers of 1024. A value that
 starts with `$NAME` or `${NAME}` in a file takes the environment variable. An unknown key stops the pilot (exit code 65)
 with a suggestion, except in the INI, where it is a warning. The log names each value that is not the default, with who
-has set it.
+has set it. *No effect yet* marks what this version accepts and checks, but does not act on.
 """
 
 _OPTIONS_INTRODUCTION = """# Options
@@ -52,6 +52,8 @@ def settings_tables() -> str:
             meaning = f"{meta['doc']} ({', '.join(meta['choices'])})" if meta["choices"] else meta["doc"]
             value = defaults.get(f"{section}.{item.name}")
             meaning = _escaped(meaning).replace("<", "&lt;")
+            if f"{section}.{item.name}" in WITHOUT_EFFECT:
+                meaning += " *(no effect yet)*"
             lines.append(f"| `{item.name}` | {_cell(value)} | {meta['unit']} | {meaning} |")
     return "\n".join(lines)
 

@@ -20,6 +20,7 @@ from pilot.common.exception import PilotException
 from pilot.settings_files import Problems, read_ini, read_yaml, suggestion
 from pilot.settings_sections import (
     SECTIONS,
+    WITHOUT_EFFECT,
     ContainerSection,
     FileSection,
     HarvesterSection,
@@ -113,7 +114,8 @@ class Settings:
         return self.origins.get(key, "default")
 
     def describe_changes(self) -> list[str]:
-        """Return a line ``section.key = value (default ..., set by origin)`` per value that is not its default."""
+        """Return a line ``section.key = value (default ..., set by origin)`` per value that is not its default; it
+        also says so where nothing in this version acts on the value."""
         return list(self.changes)
 
 
@@ -187,6 +189,7 @@ def _build(layers: list[_Layer], problems: Problems) -> Settings:
         raise SettingsError(problems.errors)
     changes = tuple(
         f"{key} = {values[key]!r} (default {defaults[key]!r}, set by {origin})"
+        + ("; it has no effect in this version" if key in WITHOUT_EFFECT else "")
         for key, origin in origins.items()
         if values[key] != defaults[key]
     )

@@ -300,3 +300,34 @@ SECTIONS: dict[str, type[Section]] = {
     "plugins": PluginsSection,
 }
 """Section name -> its dataclass, in the order of the documentation."""
+
+WITHOUT_EFFECT: frozenset[str] = frozenset(
+    f"{section}.{key}"
+    for section, keys in {
+        "pilot":
+            "stageinlog stageoutlog rtlogging ssl_enable ssl_verify pilot_heartbeat pilot_heartbeat_file "
+            "free_space_limit_running maximum_output_file_size maximum_input_file_sizes "
+            "local_size_limit_stdout looping_verification_time looping_limit_default "
+            "looping_limit_min_default kill_instruction_time kill_instruction_filename "
+            "proxy_verification_time payload_proxy_from_server disk_space_verification_time "
+            "memory_usage_verification_time process_verification_time thread_check cpu_check timing_file "
+            "redundant utility_after_payload_started http_connect_timeout update_sleep "
+            "remotefileverification_dictionary remotefileverification_log remotefileverification_instant "
+            "base_trace_report checks",
+        "payload": "metadata",
+        "container":
+            "setup_type container_script release_setup middleware_container middleware_container_no_path "
+            "middleware_container_stagein_script middleware_container_stageout_script "
+            "stagein_status_dictionary stagein_replica_dictionary stageout_status_dictionary "
+            "middleware_stagein_stdout middleware_stagein_stderr middleware_stageout_stdout "
+            "middleware_stageout_stderr",
+        "harvester": "job_request_file jobs_list_file workerattributes_file stageoutn_file",
+        "hpc": "scratch",
+        "rucio": "url rucio_trace_error_file host",
+        "message_broker": "url receiver_port",
+        "limits": "looping_analysis looping_production",
+        "plugins": "resources",
+    }.items()
+    for key in keys.split()
+)
+"""Settings that are accepted and checked, but that nothing in this version acts on; a test keeps the list true."""

@@ -102,8 +102,8 @@ class PayloadComponent(Component):
 
     def _start(self, job: Job, line: str) -> Child:
         """Start the shell line in the job's directory with its two output files."""
-        remove_reports(job.workdir)
         payload = self.ctx.settings.payload
+        remove_reports(job.workdir, (payload.jobreport, payload.error_report))
         environ = build_environment(job, _environment(), self.ctx.experiment.payload_environment(job))
         outputs: list[int] = []
         try:
@@ -187,7 +187,8 @@ class PayloadComponent(Component):
         names = (settings.payload.payloadstdout, settings.payload.payloadstderr)
         stdout, stderr = (Path(job.workdir) / name for name in names)
         aborted = job.cancel.cancelled
-        for code, text in diagnose(job, status, stdout, stderr, Evidence(killed_by_pilot=aborted)):
+        evidence = Evidence(killed_by_pilot=aborted, error_report=self.ctx.settings.payload.error_report)
+        for code, text in diagnose(job, status, stdout, stderr, evidence):
             if not aborted:
                 add_error(self.ctx, job, code, text, rank=FINDING_RANKS.get(code))
         if status.code != 0 and not aborted:
@@ -206,7 +207,7 @@ class PayloadComponent(Component):
                                            f"{free} B free in {job.workdir}")
 
     def _read_report(self, job: Job) -> None:
-        report = read_job_report(job.workdir)
+        report = read_job_report(job.workdir, name=self.ctx.settings.payload.jobreport)
         text = report.text if report is not None else ""
         job.metadata = self.ctx.experiment.metadata(job, text)
         if text and job.exit_code == 0:

@@ -19,7 +19,7 @@ from pilot.common.errorcodes import DIAGNOSIS_LIMIT, ErrorCodes, message_of
 from pilot.info.job import Job
 from pilot.payload.cause import find_cause, meaningful_lines, shorten
 from pilot.payload.exitcode import describe, normalise, signal_of
-from pilot.payload.jobreport import read_error_report
+from pilot.payload.jobreport import ERROR_REPORT, read_error_report
 from pilot.payload.kernel import ExitStatus
 from pilot.payload.textfiles import matching_lines, printable, read_head, read_tail
 from pilot.util.redact import redact
@@ -71,12 +71,14 @@ class Evidence(NamedTuple):
     ``oom_kills``: kills by the kernel's out-of-memory killer in the payload's group above the base line of its start.
     ``max_memory_kb``, ``memory_limit_kb``: largest measured use and known limit (kB), 0 when unknown.
     ``killed_by_pilot``: the pilot ended the payload, for a reason that stands in the job's errors.
+    ``error_report``: name of the file in which the payload may report its error.
     """
 
     oom_kills: int = 0
     max_memory_kb: int = 0
     memory_limit_kb: int = 0
     killed_by_pilot: bool = False
+    error_report: str = ERROR_REPORT
 
 
 def diagnose(
@@ -95,7 +97,7 @@ def diagnose(
     """
     evidence = evidence or Evidence()
     code = normalise(status if isinstance(status, int) else status.code)
-    report = read_error_report(job.workdir)
+    report = read_error_report(job.workdir, evidence.error_report)
     if report is not None:
         job.exe_error_code = report.code
         job.exe_error_diag = redact(printable(report.diag)).strip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,50 +39,50 @@ class ErrorReport:
     diag: str
 
 
-def read_job_report(workdir: Path, limit: int = JOB_REPORT_LIMIT) -> JobReport | None:
+def read_job_report(workdir: Path, limit: int = JOB_REPORT_LIMIT, *, name: str = JOB_REPORT) -> JobReport | None:
     """Return the job report, None when there is none that can be used; what is wrong with it goes to the log.
 
     An invalid report is no error of a generic job, and its text is sent as it is (payload.md 5).
     """
-    raw = _read(workdir, JOB_REPORT, limit)
+    raw = _read(workdir, name, limit)
     if raw is None:
         return None
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         if len(raw) > _GARBLED_LIMIT:
-            logger.warning("%s is not UTF-8 at byte %d, and %d bytes long: it is not sent (the log has it)", JOB_REPORT,
+            logger.warning("%s is not UTF-8 at byte %d, and %d bytes long: it is not sent (the log has it)", name,
                            error.start, len(raw))
             return None
-        logger.warning("%s is not UTF-8 at byte %d: the bytes are replaced", JOB_REPORT, error.start)
+        logger.warning("%s is not UTF-8 at byte %d: the bytes are replaced", name, error.start)
         text = raw.decode("utf-8", "replace")
     if not text.strip():
-        logger.warning("%s is empty", JOB_REPORT)
+        logger.warning("%s is empty", name)
         return None
-    data = _parse(text, JOB_REPORT)
+    data = _parse(text, name)
     return JobReport(text, data)
 
 
-def read_error_report(workdir: Path) -> ErrorReport | None:
+def read_error_report(workdir: Path, name: str = ERROR_REPORT) -> ErrorReport | None:
     """Return the error that worker-node scripts have reported, None when there is none or its code is 0."""
-    raw = _read(workdir, ERROR_REPORT, _ERROR_REPORT_LIMIT)
+    raw = _read(workdir, name, _ERROR_REPORT_LIMIT)
     if raw is None:
         return None
-    data = _parse(raw.decode("utf-8", "replace"), ERROR_REPORT)
+    data = _parse(raw.decode("utf-8", "replace"), name)
     if data is None:
         return None
     code = data.get("error_code")
     if isinstance(code, str) and code.strip().lstrip("-").isdigit():
         code = int(code)
     if isinstance(code, bool) or not isinstance(code, int):
-        logger.warning("%s has no usable error_code: %r", ERROR_REPORT, code)
+        logger.warning("%s has no usable error_code: %r", name, code)
         return None
     return ErrorReport(code, str(data.get("error_diag") or "")) if code != 0 else None
 
 
-def remove_reports(workdir: Path) -> None:
+def remove_reports(workdir: Path, names: Iterable[str] = (JOB_REPORT, ERROR_REPORT)) -> None:
     """Remove the reports of an earlier attempt, before the payload is started (again)."""
-    for name in (JOB_REPORT, ERROR_REPORT):
+    for name in names:
         try:
             (workdir / name).unlink()
         except FileNotFoundError:

@@ -127,3 +127,14 @@ def test_error_report_of_the_payload_is_its_own_word(farm: Farm) -> None:
     final = farm.final(job)
     assert (final["state"], int(final["transExitCode"])) == ("failed", 9)
     assert "my own words" in final["pilotErrorDiag"] + str(final["exeErrorDiag"])
+
+
+def test_the_names_of_the_payloads_reports_are_settings(farm: Farm) -> None:
+    good = farm.submit_job("""echo '{"name": "mine"}' > mine.json""")
+    bad = farm.submit_job("""echo '{"error_code": 7, "error_diag": "in my own file"}' > error.json; exit 9""")
+    names = {"payload.jobreport": "mine.json", "payload.error_report": "error.json"}
+    for _ in (good, bad):
+        ended_well(farm.run_pilot(settings=names))
+    assert "mine" in farm.final(good)["metaData"]
+    final = farm.final(bad)
+    assert (int(final["exeErrorCode"]), final["exeErrorDiag"]) == (7, "in my own file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from dataclasses import FrozenInstanceError
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import pilot.settings
 from pilot.options import Options
 from pilot.settings import DEFAULT_FILE, SettingsError, all_keys, default_settings, load_settings, parse_size
+from pilot.settings_sections import WITHOUT_EFFECT
 
 GB = 1024**3
 
@@ -101,7 +104,10 @@ def test_layers_override_in_order_and_origin_is_kept(tmp_path):
     assert [settings.origin(f"pilot.{key}") for key in keys] == [
         "experiment", f"site file {tmp_path}/site.cfg", f"site file {site}",
         "environment PANDA_PILOT_PILOT__THREAD_CHECK", "option --set", "default"]
-    assert "pilot.update_sleep = 5 (default 120, set by option --set)" in settings.describe_changes()
+    assert (
+        "pilot.update_sleep = 5 (default 120, set by option --set); it has no effect in this version"
+        in settings.describe_changes()
+    )
     assert len(settings.describe_changes()) == 5
 
 
@@ -279,3 +285,15 @@ def test_unknown_key_of_a_question_is_an_error():
 def test_no_default_depends_on_the_environment():
     assert not re.search(r":\s*\$", DEFAULT_FILE.read_text())
     assert load_settings(None, {}) == load_settings(None, {k: v for k, v in os.environ.items() if "PILOT" not in k})
+
+
+def test_every_setting_is_read_somewhere_or_said_to_have_no_effect() -> None:
+    package = Path(pilot.settings.__file__).parent
+    texts = [path.read_text() for path in package.rglob("*.py") if not path.name.startswith("settings")]
+    read = {
+        node.attr for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)
+    }
+    keys = {key for key, _ in all_keys()}
+    assert keys >= WITHOUT_EFFECT
+    assert {key for key in keys - WITHOUT_EFFECT if key.partition(".")[2] not in read} == set()
+    assert {key for key in WITHOUT_EFFECT if any(f"settings.{key}" in text for text in texts)} == set()
