@@ -58,7 +58,7 @@ class PilotSection(Section):
     ssl_verify: bool = _key("verify the real-time log server's certificate")
     heartbeat: int = _key("between job updates", "s", minimum=1)
     debug_heartbeat: int = _key("between job updates in debug mode", "s", minimum=1)
-    lost_heartbeat: int = _key("without a successful update before the job is given up", "s", minimum=1)
+    lost_heartbeat: int = _key("without a successful update before the log warns of a lost job", "s", minimum=1)
     pilot_heartbeat: int = _key("between updates of the pilot heartbeat file", "s", minimum=1)
     heartbeat_message: str = _key("with -z: each server message is written here")
     pilot_heartbeat_file: str = _key("pilot heartbeat file in PILOT_HOME")

@@ -196,7 +196,9 @@ def _stall_rule(tool: CopyTool, name: str, group: Group, ctx: StagingContext) ->
             if tool.features.reports_progress
             else f"not done within {transfer.timeout:.0f} s for {transfer.size} B"
         )
-        return f"{transfer.lfn}: {group.direction.value} with copytool {name}: {what}; is the storage or mount alive?"
+        far = transfer.url or (ctx.input_dir if inward else ctx.output_dir) or ctx.pilot_home
+        one, other = (far, transfer.local) if inward else (transfer.local, far)
+        return f"{transfer.lfn}: {group.direction.value} by {name}: {what}; do {one} and {other} answer?"
 
     return StallRule(seconds, 1151 if inward else 1152, describe)
 

@@ -41,13 +41,13 @@ class DeadMount:
             raise PermissionError(f"mount: {os.strerror(ctypes.get_errno())}")
         self._thread = threading.Thread(target=self._serve, name="dead mount", daemon=True)
         self._thread.start()
+        self._connection = Path(f"/sys/fs/fuse/connections/{os.minor(place.stat().st_dev)}")
 
     def close(self) -> None:
         """Unmount; whoever still reads gets an error."""
         self._libc.umount2(os.fsencode(self.place), _MNT_DETACH)
-        control = Path("/sys/fs/fuse/connections")
-        for entry in control.iterdir() if control.is_dir() else ():
-            (entry / "abort").write_text("1")
+        if self._connection.exists():
+            (self._connection / "abort").write_text("1")
         self._thread.join(5)
         os.close(self._device)
 

@@ -53,6 +53,7 @@ def test_a_job_that_hangs_on_a_dead_mount_can_be_ended(
     if end == "SIGTERM":
         pilot.send("SIGTERM")
     else:
+        farm.wait_state(job, "starting", "running")  # a job that has not begun is closed without a report
         farm.server.kill(job)
     pilot.wait()
     code, shell = (1201, 143) if end == "SIGTERM" else (1144, 0)
