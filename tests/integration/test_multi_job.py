@@ -64,24 +64,24 @@ def test_the_lifetime_ends_the_payload_with_its_code(farm: Farm) -> None:
     farm.set_queue(maxtime=0, timefloor=3600)
     gate = farm.gate("payload")
     job, after = farm.submit_job(gate.shell()), farm.submit_job()
-    pilot = farm.start_pilot("-l", "3")
+    pilot = farm.start_pilot("-l", "10")
     gate.reached()
     assert pilot.wait() == 0
     final = farm.final(job)
     assert (final["state"], final["pilotErrorCode"]) == ("failed", 1213)
-    assert "option -l is 3 s" in final["pilotErrorDiag"]
+    assert "option -l is 10 s" in final["pilotErrorDiag"]
     assert farm.state(after) == "activated"
 
 
 def test_the_queues_maxtime_wins_over_the_lifetime(farm: Farm) -> None:
-    farm.set_queue(maxtime=3)
+    farm.set_queue(maxtime=10)
     gate = farm.gate("payload")
     job = farm.submit_job(gate.shell())
     pilot = farm.start_pilot("-l", "300000")
     gate.reached()
     assert pilot.wait() == 0
     assert farm.final(job)["pilotErrorCode"] == 1213
-    assert "the queue's maxtime is 3 s" in farm.final(job)["pilotErrorDiag"]
+    assert "the queue's maxtime is 10 s" in farm.final(job)["pilotErrorDiag"]
 
 
 @pytest.mark.parametrize("option", ["True", "False"])

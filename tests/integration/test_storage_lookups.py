@@ -39,7 +39,7 @@ def test_the_log_finds_its_storage_after_the_pilot_was_told_to_end(
     url, place = storage
     gate = farm.gate("payload")
     job = farm.submit_job(gate.shell())
-    lifetime = ["-l", "4", "--pod"] if end == "time limit" else []
+    lifetime = ["-l", "10", "--pod"] if end == "time limit" else []
     pilot = farm.start_pilot("--storagedata-url", url, *lifetime, files=False)
     gate.reached()
     if end == "SIGTERM":
