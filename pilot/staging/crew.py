@@ -92,19 +92,24 @@ class Crew:
         self._workers = 0
         self._look = inf
         """Monotonic s at which the caller looks again."""
+        self._taken = False
+        """A worker has begun."""
         self._hangs: Optional[PilotException] = None
+        self._fault: Optional[Exception] = None
 
     def run(self, parallel: int) -> None:
-        """Block until every order is settled, or the group was cancelled and the running copies have ended."""
-        self._workers = max(1, min(parallel, len(self._orders)))
-        threads = [Thread(target=self._work, name=f"copy-{number}", daemon=True) for number in range(self._workers)]
+        """Block until every order is settled, or the group was cancelled and the running copies have ended.
+
+        An exception of ``settle`` is raised here, after the other copies.
+        """
         self._token.on_cancel(self._wake)
         try:
-            for thread in threads:
-                thread.start()
+            self._start(max(1, min(parallel, len(self._orders))))
             with self._changed:
                 while self._workers:
                     self._watch()
+                if self._fault is not None:
+                    raise self._fault
                 if self._hangs is not None and not self._token.cancelled:
                     for transfer in self._waiting:
                         self._settle(transfer, self._failure(f"{transfer.lfn} was not tried: {self._hangs.detail}"),
@@ -112,18 +117,45 @@ class Crew:
         finally:
             self._token.forget(self._wake)
 
+    def _start(self, workers: int) -> None:
+        for number in range(workers):
+            with self._changed:
+                self._workers += 1
+            try:
+                Thread(target=self._work, name=f"copy-{number}", daemon=True).start()
+            except RuntimeError:  # the limit of threads: fewer hands do it too, if need be this one, unwatched
+                with self._changed:
+                    self._workers -= 1
+                break
+        else:
+            return
+        if not self._workers and not self._taken:
+            self._workers = 1
+            self._work()
+
     def _wake(self) -> None:
         with self._changed:
             self._changed.notify()
 
     def _work(self) -> None:
+        try:
+            if not self._take_orders():
+                return
+        except Exception as exc:  # noqa: BLE001 - raised by run
+            self._fault = exc
+        with self._changed:
+            self._workers -= 1
+            self._changed.notify()
+
+    def _take_orders(self) -> bool:
+        """Carry out orders until there are no more; False when this worker was left behind meanwhile."""
         while True:
             with self._changed:
-                transfer = None if self._token.cancelled or self._hangs is not None else next(self._waiting, None)
+                stop = self._token.cancelled or self._hangs is not None or self._fault is not None
+                transfer = None if stop else next(self._waiting, None)
                 if transfer is None:
-                    self._workers -= 1
-                    self._changed.notify()
-                    return
+                    return True
+                self._taken = True
                 copy = _Copy(transfer, self._stall.seconds(transfer), self._token)
                 self._running.append(copy)
                 if copy.next_look() < self._look:
@@ -132,7 +164,7 @@ class Crew:
             copy.token.detach()
             with self._changed:
                 if copy not in self._running:
-                    return  # given up long ago
+                    return False
                 self._running.remove(copy)
                 if isinstance(outcome, CancelledError) and not self._token.cancelled:
                     outcome = self._failure(outcome.detail)

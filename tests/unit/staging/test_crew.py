@@ -104,3 +104,28 @@ def test_a_finished_copy_is_forgotten_by_the_group() -> None:
     token = CancelToken()
     run(obedient, ("a", "b", "c"), 60, token)
     assert token._callbacks == []
+
+
+def test_an_exception_of_settle_reaches_the_caller() -> None:
+    def settle(_transfer: Transfer, _outcome: Any, _seconds: float, _began: float) -> None:
+        raise ValueError("no book-keeping")
+
+    rule = crew.StallRule(lambda _transfer: 60, 1151, lambda transfer: transfer.lfn)
+    with pytest.raises(ValueError, match="no book-keeping"):
+        crew.Crew(orders("a", "b", "c"), obedient, settle, rule, CancelToken()).run(2)
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_a_limit_of_threads_leaves_fewer_hands(monkeypatch: pytest.MonkeyPatch, allowed: int) -> None:
+    started = []
+
+    class Limited(threading.Thread):
+        def start(self) -> None:
+            if len(started) >= allowed:
+                raise RuntimeError("can't start new thread")
+            started.append(self)
+            super().start()
+
+    monkeypatch.setattr(crew, "Thread", Limited)
+    assert run(obedient, ("a", "b", "c"), 60, CancelToken(), parallel=4) == dict.fromkeys("abc", DONE)
+    assert len(started) == allowed
