@@ -100,7 +100,6 @@ class Lists:
 
     def __init__(self, raw: Mapping[str, object], names: str, others: tuple[str, ...], defects: Defects) -> None:
         self.defects = defects
-        self.names_field = names
         self.names = self.read(raw, names)
         self.columns = {name: self.read(raw, name) for name in others}
         for name, column in self.columns.items():

@@ -38,10 +38,6 @@ def _no_storage(_names: Sequence[str]) -> dict[str, StorageData]:
     return {}
 
 
-def _silent(_text: str) -> None:
-    return
-
-
 def _unrecorded(_record: TransferRecord) -> None:
     return
 
@@ -62,8 +58,6 @@ class StagingContext:
     storage: Callable[[list[str]], Mapping[str, StorageData]] = _no_storage
     mv_to_final_destination: bool = False
     """The experiment lets mv use the storage path layout."""
-    notify: Callable[[str], None] = _silent
-    """Told in one line what is going on."""
     record: Callable[[TransferRecord], None] = _unrecorded
     """Told of each attempt; called from transfer threads."""
     secret_files: Sequence[str] = ()

@@ -149,7 +149,6 @@ def _run_tool(
         else:
             group.settle(spec, transfer, outcome)
             done.append((transfer, outcome))
-        ctx.notify(f"{group.direction.value}: {len(done)} of {len(orders)} files done, last {transfer.lfn}")
 
     if transfers:
         crew = Crew(transfers, partial(_move_one, tool, name), settle, _stall_rule(tool, name, group, ctx), token)
