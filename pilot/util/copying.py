@@ -42,7 +42,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def part_name(path: Path) -> Path:
     """Return the name under which ``path`` is written before it is complete (same directory)."""
     name = f"{path.name}.part"
-    if len(os.fsencode(name)) > NAME_MAX:
+    if len(os.fsencode(name)) > NAME_MAX or "?" in name:  # clients of storages take it for the end of the path
         import hashlib
 
         digest = hashlib.md5(os.fsencode(path.name), usedforsecurity=False).hexdigest()

@@ -189,7 +189,7 @@ def _read_http(
 
     end = time.monotonic() + timeout
     try:
-        with get(url, timeout=timeout, headers=headers, verify=verify, cert=cert, stream=True, auth=_no_netrc,
+        with get(url, timeout=timeout, headers=headers, verify=verify, cert=cert, stream=True, auth=no_netrc,
                  hooks={"response": partial(_check_redirection, url)}) as response:
             if response.status_code != 200:
                 status = response.status_code
@@ -212,7 +212,7 @@ def _read_http(
     return b"".join(parts)
 
 
-def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+def no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Add nothing; its presence keeps requests from looking for credentials in ``.netrc``."""
     return request
 

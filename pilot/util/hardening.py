@@ -94,10 +94,16 @@ def block_faults() -> None:
 @contextmanager
 def payload_inheritance() -> Iterator[None]:
     """Within the block a new process inherits what the pilot was started with: core file limit, no blocked signals."""
+    with no_blocked_signals(), _core_limit():
+        yield
+
+
+@contextmanager
+def no_blocked_signals() -> Iterator[None]:
+    """Within the block a new process inherits no blocked signals (``block_faults``)."""
     mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, FAULTS)
     try:
-        with _core_limit():
-            yield
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, Optional
 
+from pilot.util.logowner import owners
 from pilot.util.redact import redact
 from pilot.version import PILOT_VERSION
 
@@ -25,6 +26,8 @@ DEBUG_FORMAT = "%(asctime)s | %(levelname)-8s | %(name)-32s | %(funcName)-25s | 
 
 STREAM_HANDLER = "stream_handler"
 FILE_HANDLER = "pilotlog_handler"
+JOB_HANDLER = "joblog_handler"
+"""Of the file of a job that still leaves while the next one has the pilot log."""
 _NOISY_LIBRARIES = ("urllib3", "requests", "charset_normalizer", "asyncio", "botocore", "boto3", "s3transfer")
 
 logger = logging.getLogger(__name__)
@@ -68,15 +71,22 @@ def one_record(text: str) -> str:
 
 
 class PilotLogHandler(logging.Handler):
-    """Appends lines to a file with one system call each: nothing is lost in a buffer when the pilot is killed."""
+    """Appends lines to a file with one system call each: nothing is lost in a buffer when the pilot is killed.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file.
+        descriptor: of the file, if it is open already.
+        jobid: the job whose lines alone are for this file; empty for the pilot log.
+    """
+
+    def __init__(self, path: Path, descriptor: Optional[int] = None, jobid: str = "") -> None:
         super().__init__()
         self.path = path
-        self.set_name(FILE_HANDLER)
-        self._descriptor = _open_log(path)
+        self.set_name(JOB_HANDLER if jobid else FILE_HANDLER)
+        self._descriptor = _open_log(path) if descriptor is None else descriptor
         self._lost = 0
         self._torn = False
+        self.addFilter(lambda record: owners.is_for(jobid, record))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record; when the file system refuses it the line is dropped and counted."""
@@ -99,24 +109,33 @@ class PilotLogHandler(logging.Handler):
         except OSError as exc:
             logger.debug("cannot touch %s: %s", self.path, exc)
 
-    def switch(self, keep_as: Path) -> None:
+    def switch(self, keep_as: Optional[Path]) -> int:
         """Go on in an empty file of the same name; what was written so far stays as ``keep_as``.
 
         The name never vanishes where the file system knows hard links, so that a look at its time always succeeds.
+
+        Args:
+            keep_as: None when the file has a second name already.
+
+        Returns:
+            Descriptor of the old file: the caller's from now on.
         """
         self.acquire()
         try:
             fresh = self.path.with_name(f".{self.path.name}.new")
             try:
-                os.link(self.path, keep_as)
+                if keep_as is not None:
+                    os.link(self.path, keep_as)
                 descriptor = _open_log(fresh, os.O_TRUNC)
                 os.replace(fresh, self.path)
             except OSError:
+                if keep_as is None:
+                    raise
                 os.replace(self.path, keep_as)
                 descriptor = _open_log(self.path)
-            os.close(self._descriptor)
-            self._descriptor = descriptor
+            old, self._descriptor = self._descriptor, descriptor
             self._torn = False
+            return old
         finally:
             self.release()
 
@@ -174,7 +193,7 @@ def setup_logging(path: Optional[Path], debug: bool = False, stdout: bool = True
     """
     logging.raiseExceptions = False
     root = logging.getLogger()
-    for old in (STREAM_HANDLER, FILE_HANDLER):
+    for old in (STREAM_HANDLER, FILE_HANDLER, JOB_HANDLER):
         for handler in [item for item in root.handlers if item.get_name() == old]:
             root.removeHandler(handler)
             handler.close()
@@ -193,7 +212,7 @@ def setup_logging(path: Optional[Path], debug: bool = False, stdout: bool = True
     for handler in handlers:
         handler.setFormatter(PilotFormatter(form, tracebacks=debug or not has_file or handler is handlers[-1]))
         root.addHandler(handler)
-    _job_log.jobid = ""
+    _job_log.reset()
     if problem:
         logger.warning(problem)
 
@@ -210,37 +229,90 @@ def redirect_stdout(path: str) -> None:
 
 
 class _JobLog:
-    """Which job the present pilot log belongs to, and where the logs of the earlier ones are."""
+    """Which job the present pilot log belongs to, where the logs of the others are, and which of those still grow."""
 
     def __init__(self) -> None:
-        self.jobid = ""
         self.kept: dict[str, Path] = {}
         self.lock = Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew with the next job."""
+        self.jobid = self.ended = owners.present = ""
+        owners.others = frozenset()
+        self.has_name = False
+        """The present log has its job's name beside ``pilotlog.txt``."""
+        self.growing: dict[str, PilotLogHandler] = {}
 
 
 _job_log = _JobLog()
 
 
-def start_job_log(jobid: str) -> None:
+def start_job_log(jobid: str, overlapping: bool = False) -> None:
     """Begin the log of a job: the log of the job before it is kept as ``pilotlog-<its id>.txt``.
 
     The first job's log goes on in the file that has the start-up lines. From the second on, the log starts fresh with
     the banner (the reference truncates the file here).
+
+    Args:
+        jobid: PandaID.
+        overlapping: the job before may not be over (pipelining): until ``end_job_log`` its lines go to its own file,
+            and the new log has the name ``pilotlog-<id>.txt``, too, so that nobody meets it under a changing name.
     """
     handler = _file_handler()
+    owners.work_for(jobid)
     with _job_log.lock:
-        previous, _job_log.jobid = _job_log.jobid, jobid
-        if handler is None or not previous or previous == jobid:
+        previous = _job_log.jobid
+        _job_log.jobid = owners.present = jobid
+        if handler is None or previous == jobid:
             return
-        kept = _free_name(handler.path, previous)
-        try:
-            handler.switch(kept)
+        if previous:
+            kept = _job_log.kept[previous] if _job_log.has_name else _free_name(handler.path, previous)
+            try:
+                old = handler.switch(None if _job_log.has_name else kept)
+            except OSError as exc:
+                logger.warning("the log of job %s is not kept apart (%s): this file continues it", previous, exc)
+                _job_log.has_name = False
+                return
             _job_log.kept[previous] = kept
-        except OSError as exc:
-            logger.warning("the log of job %s is not kept apart (%s): this file continues it", previous, exc)
-            return
-    log_banner()
-    logger.info("the log of the previous job %s is in %s", previous, kept.name)
+            if overlapping and previous != _job_log.ended:
+                _let_grow(PilotLogHandler(kept, old, previous), previous)
+            else:
+                os.close(old)
+        _job_log.has_name = overlapping and _give_name(handler.path, jobid)
+    if previous:
+        log_banner()
+        logger.info("the log of the previous job %s is in %s", previous, kept.name)
+
+
+def _let_grow(handler: PilotLogHandler, jobid: str) -> None:
+    present = _file_handler()
+    handler.setFormatter(present.formatter if present is not None else None)
+    _job_log.growing[jobid] = handler
+    owners.others = frozenset(_job_log.growing)
+    logging.getLogger().addHandler(handler)
+
+
+def _give_name(path: Path, jobid: str) -> bool:
+    name = _free_name(path, jobid)
+    try:
+        os.link(path, name)
+    except OSError as exc:  # no hard links here: it gets its name when the next job comes
+        logger.debug("the log has no second name: %s", exc)
+        return False
+    _job_log.kept[jobid] = name
+    return True
+
+
+def end_job_log(jobid: str) -> None:
+    """The job is over: its log grows no more."""
+    with _job_log.lock:
+        _job_log.ended = jobid
+        handler = _job_log.growing.pop(jobid, None)
+        owners.others = frozenset(_job_log.growing)
+    if handler is not None:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 def job_log_path(jobid: str) -> Optional[Path]:
@@ -260,7 +332,8 @@ def touch_log() -> None:
 
 
 def _file_handler() -> Optional[PilotLogHandler]:
-    return next((item for item in logging.getLogger().handlers if isinstance(item, PilotLogHandler)), None)
+    found = (item for item in logging.getLogger().handlers if item.get_name() == FILE_HANDLER)
+    return next((item for item in found if isinstance(item, PilotLogHandler)), None)
 
 
 def _free_name(path: Path, jobid: str) -> Path:

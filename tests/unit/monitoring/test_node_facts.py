@@ -10,7 +10,7 @@ import pytest
 from pilot.monitoring.batch import BatchSystem, find_batch_system
 from pilot.monitoring.cpu import CpuMeter
 from pilot.monitoring.node import NodeDescription, architecture_level, consumption_unit, host_name, parse_cpuinfo
-from pilot.monitoring.space import DirectorySize, directory_size, free_space, pod_storage_limit
+from pilot.util.space import DirectorySize, directory_size, free_space, pod_storage_limit
 
 
 def cpuinfo(model: str, cache: str, *, sockets: int, cores: int, threads: int, flags: str = "sse2 avx2") -> str:
