@@ -31,6 +31,7 @@ from pilot.copytool.base import (
     check_checksum,
     check_size,
     failure_of,
+    wanted_checksum,
 )
 from pilot.util.cancel import CancelToken
 from pilot.util.checksum import Progress, file_checksums, open_regular, same_checksum
@@ -49,6 +50,7 @@ class MoveTool(CopyTool):
     """Move, copy or link on locally mounted file systems."""
 
     name: ClassVar[str] = "mv"
+    summary = "mounted file systems: link, copy or move"
 
     def __init__(self, config: ToolConfig) -> None:
         """Check the kinds of copy that the queue asks for (1341 when unknown)."""
@@ -74,6 +76,7 @@ class MoveTool(CopyTool):
             reports_progress=True,
             writes_locally=self.kind_in != "symlink",
             direct_access=False,
+            traced=False,
         )
 
     def prepare(self, transfers: Sequence[Transfer]) -> None:
@@ -101,8 +104,8 @@ class MoveTool(CopyTool):
                 return result
             if self.kind_in == "mv" and info.st_dev == os.stat(target.parent).st_dev:
                 result = self._verify_in_place(transfer, source, source, token, progress, linked=False)
-                os.replace(source, target)
-                return result
+                if _renamed(source, target):
+                    return result
             result = self._copy_in(transfer, source, target, info.st_size, token, progress)
             if self.kind_in == "mv":
                 os.unlink(source)
@@ -146,7 +149,7 @@ class MoveTool(CopyTool):
         transfer: Transfer, source: Path, place: Path, token: CancelToken, progress: Progress, *, linked: bool
     ) -> TransferResult:
         """Read the file once for the catalogue's checksum; a catalogue without one gives the size alone."""
-        wanted = _wanted(transfer)
+        wanted = wanted_checksum(transfer)
         sums: dict[str, str] = {}
         size = os.stat(place).st_size
         if wanted:
@@ -165,7 +168,7 @@ class MoveTool(CopyTool):
                 code=1098,
                 state="NO_SPACE",
             )
-        wanted = _wanted(transfer)
+        wanted = wanted_checksum(transfer)
         with placed(target) as part:
             done, sums = copy_with_checksum(
                 source, part, wanted, token, progress, chunk=self.config.chunk, fsync=self.config.fsync
@@ -193,8 +196,8 @@ class MoveTool(CopyTool):
                     return settled
             if self.kind_out == "mv" and info.st_dev == os.stat(target.parent).st_dev:
                 size, sums = self._sums(transfer, source, info.st_size, token, progress)
-                os.replace(source, target)
-                return self._result(transfer, target, size, sums)
+                if _renamed(source, target):
+                    return self._result(transfer, target, size, sums)
             size, sums = self._copy_out(transfer, source, target, info.st_size, token, progress)
             if self.kind_out == "mv":
                 os.unlink(source)
@@ -231,13 +234,13 @@ class MoveTool(CopyTool):
                 if self.kind_out == "mv":
                     os.unlink(source)
                 return self._result(transfer, target, size, here)
-        replaceable = self.config.output_dir is not None or (
-            not self.config.final_destination and transfer.lfn in self._delivered
-        )
-        if replaceable and not target.is_dir():
+        # told to overwrite, it does so in the storage only: the pilot's own directory holds its data base
+        ours = transfer.overwrite if self.config.final_destination else transfer.lfn in self._delivered
+        if (ours or self.config.output_dir is not None) and not target.is_dir():
             return None
         raise TransferFailure(
-            f"{target} exists already with another content; remove it or choose another --output-dir",
+            f"{target} exists already with another content; remove it, choose another --output-dir, or let storage be "
+            "overwritten (transfers.overwrite)",
             code=1221,
             state="FILE_EXISTS",
         )
@@ -292,6 +295,17 @@ class MoveTool(CopyTool):
             raise TransferFailure(f"cannot write {path}: {exc.strerror or exc}", code=1137) from exc
 
 
+def _renamed(source: Path, target: Path) -> bool:
+    """Rename where that is possible; False between two bind mounts of one file system, as containers have them."""
+    try:
+        os.replace(source, target)
+    except OSError as exc:
+        if exc.errno != errno.EXDEV:
+            raise
+        return False
+    return True
+
+
 def path_of_url(url: str) -> Path:
     """Return the path of a ``file://`` URL (``file://localhost/a/b``, ``file:///a/b``, ``file:/a/b``).
 
@@ -305,14 +319,6 @@ def path_of_url(url: str) -> Path:
     if scheme == "file" and rest.startswith("/") and ".." not in rest.split("/"):
         return Path("/" + rest.lstrip("/"))
     raise TransferFailure(f"bad queue configuration - mv cannot reach {url!r}, it needs a file:// URL", code=1341)
-
-
-def _wanted(transfer: Transfer) -> tuple[str, ...]:
-    """The one checksum of the catalogue to compare with: adler32 before md5, it is faster."""
-    for name in ("adler32", "md5"):
-        if transfer.checksum.get(name):
-            return (name,)
-    return ()
 
 
 def _check_complete(transfer: Transfer, copied: int, size: int, where: Path) -> None:

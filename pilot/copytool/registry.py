@@ -24,7 +24,17 @@ class _Alias(NamedTuple):
     options: Mapping[str, str]
 
 
-_BUILT_IN = {"mv": "pilot.copytool.mv:MoveTool"}
+_BUILT_IN = {
+    "mv": "pilot.copytool.mv:MoveTool",
+    "rucio": "pilot.copytool.rucio:RucioTool",
+    "gfal": "pilot.copytool.gfal:GfalTool",
+    "xrdcp": "pilot.copytool.xrdcp:XrdcpTool",
+    "lsm": "pilot.copytool.lsm:LsmTool",
+    "s3": "pilot.copytool.s3:S3Tool",
+    "objectstore": "pilot.copytool.objectstore:ObjectstoreTool",
+    "gs": "pilot.copytool.gs:GsTool",
+    "debug": "pilot.copytool.debug:DebugTool",
+}
 
 _ALIASES = {
     "cp": _Alias("mv", {"copy_in": "cp", "copy_out": "cp"}),
@@ -33,24 +43,46 @@ _ALIASES = {
     "gfalcopy": _Alias("gfal", {}),
 }
 
-_NOT_IN_THIS_VERSION = ("rucio", "gfal", "xrdcp", "lsm", "s3", "objectstore", "gs")
-
-_SUCCESSORS = {
+SUCCESSORS = {
+    "aria2c": "gfal (https doors)",
+    "bnldcache": "xrdcp or gfal",
+    "castor": "xrdcp",
+    "chirp": "s3, or lsm with the site's own commands",
+    "curl": "gfal (https doors)",
+    "dcache": "xrdcp or gfal (root doors of dCache)",
     "dccp": "xrdcp or gfal (root doors of dCache)",
+    "fax": "rucio",
     "lcgcp": "gfal",
     "lcg-cp": "gfal",
     "lcgcr": "rucio",
     "lcg-cr": "rucio",
+    "pandaproxy": "rucio",
     "srm": "gfal",
-    "fax": "rucio",
+    "storm": "gfal (davs doors), or mv where the storage is mounted",
     "xrd": "xrdcp",
 }
+"""Tools of earlier pilots -> what does their work now; written in any case."""
 
 
 def canonical_name(name: str) -> str:
     """Return the tool behind an alias (``gfalcopy`` -> ``gfal``); schemes of a queue are looked up by it."""
     alias = _ALIASES.get(name)
     return alias.tool if alias else name
+
+
+def is_local(name: str) -> bool:
+    """True for the built-in tool of mounted file systems, whatever the queue calls it."""
+    return canonical_name(name) == "mv"
+
+
+def tool_names() -> list[str]:
+    """Return the names of the built-in tools, without aliases."""
+    return list(_BUILT_IN)
+
+
+def aliases_of(tool: str) -> list[str]:
+    """Return the other names of a built-in tool."""
+    return [name for name, alias in _ALIASES.items() if alias.tool == tool]
 
 
 def known_names() -> list[str]:
@@ -85,15 +117,13 @@ def load_tool(
         config = replace(config, options={**alias.options, **given})
     if tool in _BUILT_IN:
         return _construct(name, _BUILT_IN[tool], config)
-    where = f" of queue {queue}" if queue else ""
-    if name in _SUCCESSORS:
-        raise UnknownCopyTool(f"copytool {name!r}{where} is no longer supported: use {_SUCCESSORS[name]} instead")
     target = _entry_point(tool)
     if target:
         return _construct(name, target, config)
-    if tool in _NOT_IN_THIS_VERSION:
-        raise MiddlewareImportFailure(
-            f"copytool {name!r}{where} is not part of this version of the pilot; available: {', '.join(known_names())}"
+    where = f" of queue {queue}" if queue else ""
+    if name.lower() in SUCCESSORS:
+        raise UnknownCopyTool(
+            f"copytool {name!r}{where} is no longer supported: use {SUCCESSORS[name.lower()]} instead"
         )
     raise UnknownCopyTool(
         f"copytool {name!r}{where} is unknown; available: {', '.join(known_names())}, "
