@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from functools import cached_property
+from typing import Optional
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,11 @@ class CatchAll:
     def remoteio_test(self) -> bool:
         """False only for ``remoteio_test=false``: skip the remote file open test."""
         return self._value_any_case("remoteio_test").lower() != "false"
+
+    @property
+    def pipelining(self) -> Optional[bool]:
+        """``pipelining``: the next job comes while the last one leaves; ``=false`` forbids it; None: not said."""
+        return self.has("pipelining") if "pipelining" in self._flags | self._pairs.keys() else None
 
     @property
     def xcache(self) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Any, Literal, Optional
 
 FileType = Literal["input", "output", "log"]
 FileStatus = Literal["transferred", "remote_io", "no_transfer", "failed"]
+
+_TEXTS = ("guid", "scope", "dataset", "ddmendpoint", "storage_token", "accessmode", "surl", "turl", "domain")
 
 
 @dataclass
@@ -47,10 +50,40 @@ class FileSpec:
     is_tar: bool = False
     checkinputsize: bool = True
     is_altstaged: bool = False
+    log_url: str = ""
+    """Of a log: where a browser finds the pilot's log, when it was stored as a file of its own."""
     may_be_missing: bool = False
     """True for an output named in ``allowNoOutput``."""
     pattern: str = ""
     """Regular expression of an output that was defined as ``regex|<pattern>``; empty for every ordinary file."""
+
+    @property
+    def physical_name(self) -> str:
+        """What the payload opens: the TURL of a remote file (environment variables expanded), else the LFN."""
+        return os.path.expandvars(self.turl) if self.status == "remote_io" else self.lfn
+
+    type: InitVar[Optional[str]] = None
+    """Not kept: what other programs call ``filetype``."""
+
+    def __post_init__(self, type: Optional[str]) -> None:
+        """Take what programs outside of the pilot give: None for an unknown text, a path or a checksum as text."""
+        for name in _TEXTS:
+            if getattr(self, name) is None:
+                setattr(self, name, "")
+        given: Any = self.workdir
+        if isinstance(given, str):
+            self.workdir = Path(given) if given else None
+        sums: Any = self.checksum
+        if not isinstance(sums, dict):
+            from pilot.info.jobfilespecs import parse_checksum
+
+            try:
+                self.checksum = parse_checksum(sums)
+            except ValueError as exc:
+                raise ValueError(f"checksum of {self.lfn} {exc}") from exc
+        size: Any = self.filesize
+        if not isinstance(size, int):
+            self.filesize = int(size or 0)
 
     def require_transfer(self) -> bool:
         """True while the file still has to be moved."""

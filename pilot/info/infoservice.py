@@ -19,7 +19,7 @@ from pilot.info.cleaning import deep_merge
 from pilot.info.config import SourceConfig
 from pilot.info.endpoints import Endpoints
 from pilot.info.job import Job
-from pilot.info.queuedata import QueueData
+from pilot.info.queuedata import OpenQueueData, QueueData
 from pilot.info.sources import (
     THREE_HOURS,
     AllSourcesFailed,
@@ -78,6 +78,8 @@ class InfoService:
         self._token = token or CancelToken()
         self._lock = RLock()
         self._queues: dict[str, _Queue] = {}
+        self._open: dict[str, tuple[_Queue, OpenQueueData]] = {}
+        """Queue -> what scripts may change, and what it was copied from."""
         self._endpoints: Optional[Endpoints] = None
         self.pandaqueue = ""
         self.confinfo: Optional[InfoService] = None
@@ -128,9 +130,20 @@ class InfoService:
 
     @property
     def queuedata(self) -> QueueData:
-        """The queue, with the overrides of the job when the service was initialised for one."""
+        """The queue for scripts, with the overrides of the job when the service was initialised for one.
+
+        Without a job its fields may be set (``infosys.queuedata.direct_access_lan = False``): that lasts until the
+        description is loaded anew, and nothing of the pilot's own looks at it.
+        """
         queue = self._current("queuedata")
-        return self.queue_for(self.jobinfo.job) if self.jobinfo else queue.data
+        if self.jobinfo:
+            return self.queue_for(self.jobinfo.job)
+        with self._lock:
+            source, copy = self._open.get(self.pandaqueue, (None, None))
+            if copy is None or source is not queue:
+                copy = OpenQueueData.copy_of(queue.data)
+                self._open[self.pandaqueue] = queue, copy
+            return copy
 
     @property
     def queues_info(self) -> dict[str, QueueData]:

@@ -127,6 +127,8 @@ class Job:
     """Text of jobReport.json (or what the experiment makes of it) for the final report."""
     pilot_log_extract: str = ""
     debug_command: str = ""
+    has_transfers: bool = False
+    """A file of it was moved, or tried to be."""
     keep_workdir: bool = False
     """True once the server said ``nocleanup``."""
     batch_id: str = ""

@@ -84,6 +84,9 @@ class QueueData:
     job_maxwalltime: bool = False
     """Use the job's maxwalltime instead of ``maxtime`` for the limit of the running time."""
     internet_protocol_version: str = "IPv6"
+    pipelining: Optional[bool] = None
+    """The next job may come while the last one leaves (``params.pipelining``, else a word in ``catchall``); None leaves
+    it to the pilot's settings."""
 
     @classmethod
     def from_raw(cls, raw: Mapping[str, Any]) -> QueueData:
@@ -128,7 +131,7 @@ class QueueData:
             catchall=clean.text("catchall"),
             environ=_environ(clean),
             params=params,
-            **_derived(Cleaner(params, f"queue {name} params")),
+            **_derived(Cleaner(params, f"queue {name} params"), CatchAll(clean.text("catchall"))),
         )
 
     @cached_property
@@ -164,6 +167,10 @@ class QueueData:
         found = next((tools for name in (*activities, "default") if (tools := table.get(name))), None)
         return list(found) if found else ["rucio"]
 
+    def all_copytools(self) -> list[str]:
+        """Return every tool that the queue names for whatever activity."""
+        return list(dict.fromkeys([*self.copytools, *(name for tools in self.acopytools.values() for name in tools)]))
+
     def storages_for(self, activities: Sequence[str]) -> list[str]:
         """Return the endpoint names of the first activity that has any, else an empty list."""
         return next((list(names) for name in activities if (names := self.astorages.get(name))), [])
@@ -184,10 +191,10 @@ class QueueData:
                 return schemas
         return []
 
-    def copytool_settings(self, tool: str) -> dict[str, Any]:
-        """Return ``copytools[tool]``, e.g. ``{"setup": path}``; empty when there is none."""
-        value = self.copytools.get(tool)
-        return dict(value) if isinstance(value, Mapping) else {}
+    def copytool_settings(self, *names: str) -> dict[str, Any]:
+        """Return ``copytools[name]``, e.g. ``{"setup": path}``, of the first of ``names`` that has settings."""
+        found = (value for name in names if isinstance(value := self.copytools.get(name), Mapping) and value)
+        return dict(next(found, {}))
 
     def mv_settings(self) -> MvSettings:
         """Return how mv moves files; raises PilotException (1341) for a value that it does not know."""
@@ -218,6 +225,21 @@ class QueueData:
             words = self.environ.split()
         pairs = (word.partition("=") for word in words if word != "export")
         return {key: value for key, equals, value in pairs if equals and key.isidentifier()}
+
+
+class OpenQueueData(QueueData):
+    """A queue whose fields other programs may change for themselves (Harvester switches direct access off)."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute that is there."""
+        if name not in self.__dataclass_fields__:
+            raise AttributeError(f"a queue has no attribute {name!r}")
+        object.__setattr__(self, name, value)
+
+    @classmethod
+    def copy_of(cls, queue: QueueData) -> OpenQueueData:
+        """Return a copy that may be changed."""
+        return cls(**{name: getattr(queue, name) for name in queue.__dataclass_fields__})
 
 
 def stagein_activities(queue: QueueData, job_is_analysis: bool) -> list[str]:
@@ -271,8 +293,8 @@ def _environ(clean: Cleaner) -> str:
     return "" if text.strip().lower() == "none" else text  # CRIC may hold the text None
 
 
-def _derived(params: Cleaner) -> dict[str, Any]:
-    """Fields that come out of ``params`` (section 5.4)."""
+def _derived(params: Cleaner, flags: CatchAll) -> dict[str, Any]:
+    """Fields that come out of ``params`` (section 5.4); ``pipelining`` is a key of our own, and a word of catchall."""
     version = params.text("internet_protocol_version", default="IPv6").strip()
     if version.lower() not in ("ipv4", "ipv6"):
         params.warn("internet_protocol_version", version, "IPv6")
@@ -285,4 +307,5 @@ def _derived(params: Cleaner) -> dict[str, Any]:
         "looping_limit": params.integer("looping_limit"),
         "job_maxwalltime": params.boolean("job_maxwalltime", "use_job_maxwalltime"),
         "internet_protocol_version": "IPv4" if version.lower() == "ipv4" else "IPv6",
+        "pipelining": flags.pipelining if (word := params.optional_boolean("pipelining")) is None else word,
     }

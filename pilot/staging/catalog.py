@@ -5,7 +5,6 @@ Keyed by LFN: two inputs with the same GUID stay two files, and a signed URL doe
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Iterable
 
@@ -28,15 +27,10 @@ _TAIL = "</POOLFILECATALOG>\n"
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\t": "&#9;"})
 
 
-def physical_name(spec: FileSpec) -> str:
-    """Return what the payload opens: the TURL (variables expanded) of a remote file, else the LFN."""
-    return os.path.expandvars(spec.turl) if spec.status == "remote_io" else spec.lfn
-
-
 def catalog_text(files: Iterable[FileSpec]) -> str:
     """Return the XML text, files in the given order."""
     rows = (
-        _FILE.format(guid=spec.guid.translate(_ESCAPES), name=physical_name(spec).translate(_ESCAPES)) for spec in files
+        _FILE.format(guid=spec.guid.translate(_ESCAPES), name=spec.physical_name.translate(_ESCAPES)) for spec in files
     )
     return _HEAD + "".join(rows) + _TAIL
 

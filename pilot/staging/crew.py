@@ -1,39 +1,46 @@
 """Worker threads for the copies of one group of files, and the watch over them.
 
 ```
- worker   next order --> copy --> settle                    (``transfers.parallel`` of them)
+ worker   next batch --> copy --> settle each file --> what is to be tried instead goes to the end of the queue
  caller   starts the workers and sleeps until  all is done  |  a copy stands still  |  the group is cancelled
 ```
-A copy that stands still for too long (``StallRule``) is broken off through its token. One that does not let go even
-then waits in the kernel (a dead mount): its thread is left behind, whatever it may still return is thrown away, and the
-orders that wait are not begun, for they would hang one after the other.
+A batch is one file, or several for a tool that moves them together. A copy that stands still for too long
+(``StallRule``) is broken off through its token. One that does not let go even then waits in the kernel (a dead mount):
+its thread is left behind, whatever it may still return is thrown away, and the orders that wait are not begun, for they
+would hang one after the other.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass
 from math import inf
 from threading import Condition, Thread
-from typing import Callable, Iterator, Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 from pilot.common.exception import PilotException
-from pilot.copytool.base import Transfer, TransferFailure, TransferResult
+from pilot.copytool.base import Outcome, Transfer, TransferFailure
 from pilot.util.cancel import CancelledError, CancelToken
 from pilot.util.checksum import Progress
+from pilot.util.logowner import owners
 
 LET_GO = 5.0
 """Seconds that a copy has to return after it was broken off. Tools look at their token at least once a second."""
 
-Move = Callable[[Transfer, CancelToken, Progress], "TransferResult | PilotException"]
+Done = Callable[[Transfer, Outcome], None]
+Move = Callable[[Sequence[Transfer], CancelToken, Progress, Done], None]
+"""Moves a batch and tells the outcome of each of its files; raises nothing."""
+Settle = Callable[[Transfer, Outcome, float, float], Optional[Transfer]]
+"""(order, outcome, seconds, wall clock of the start in s since 1970) -> what to try instead, None = that was it."""
 
 
 @dataclass(frozen=True)
 class StallRule:
     """When a copy counts as hanging, and what that is called."""
 
-    seconds: Callable[[Transfer], float]
-    """Without a sign of life (``math.inf`` = for ever)."""
+    seconds: Callable[[Sequence[Transfer]], float]
+    """That a batch may be without a sign of life (``math.inf`` = for ever)."""
     code: int
     """Pilot error code."""
     describe: Callable[[Transfer], str]
@@ -41,10 +48,11 @@ class StallRule:
 
 
 class _Copy:
-    """A copy that is under way."""
+    """A batch that is under way."""
 
-    def __init__(self, transfer: Transfer, stall: float, group: CancelToken) -> None:
-        self.transfer = transfer
+    def __init__(self, batch: Sequence[Transfer], stall: float, group: CancelToken) -> None:
+        self.open: dict[int, Transfer] = {id(transfer): transfer for transfer in batch}
+        """Files without an outcome."""
         self.stall = stall
         self.token = CancelToken(group)
         self.began, self.wall = time.monotonic(), time.time()
@@ -65,24 +73,22 @@ class Crew:
     """Carries out the orders of one group with one tool; used once.
 
     Args:
-        orders: what to move.
-        move: does one copy; returns its result or the error, raises nothing.
-        settle: takes each outcome with the seconds and the wall clock (s since 1970) of its start; called once per
-            order that was begun or given up, by one thread at a time.
+        batches: what to move; a batch is moved by one worker.
+        move: does one batch.
+        settle: takes each outcome; called once per order that was begun or given up, by one thread at a time.
         stall: when to break a copy off.
         token: of the group.
     """
 
     def __init__(
         self,
-        orders: Sequence[Transfer],
+        batches: Sequence[Sequence[Transfer]],
         move: Move,
-        settle: Callable[[Transfer, TransferResult | PilotException, float, float], None],
+        settle: Settle,
         stall: StallRule,
         token: CancelToken,
     ) -> None:
-        self._orders = orders
-        self._waiting: Iterator[Transfer] = iter(orders)
+        self._waiting: deque[Sequence[Transfer]] = deque(batches)
         self._move = move
         self._settle = settle
         self._stall = stall
@@ -104,16 +110,16 @@ class Crew:
         """
         self._token.on_cancel(self._wake)
         try:
-            self._start(max(1, min(parallel, len(self._orders))))
+            self._start(max(1, min(parallel, len(self._waiting))))
             with self._changed:
                 while self._workers:
                     self._watch()
                 if self._fault is not None:
                     raise self._fault
                 if self._hangs is not None and not self._token.cancelled:
-                    for transfer in self._waiting:
-                        self._settle(transfer, self._failure(f"{transfer.lfn} was not tried: {self._hangs.detail}"),
-                                     0.0, time.time())
+                    for transfer in [transfer for batch in self._waiting for transfer in batch]:
+                        failure = self._failure(f"{transfer.lfn} was not tried: {self._hangs.detail}")
+                        self._settle(transfer, failure, 0.0, time.time())
         finally:
             self._token.forget(self._wake)
 
@@ -122,7 +128,7 @@ class Crew:
             with self._changed:
                 self._workers += 1
             try:
-                Thread(target=self._work, name=f"copy-{number}", daemon=True).start()
+                Thread(target=owners.for_the_same_job(self._work), name=f"copy-{number}", daemon=True).start()
             except RuntimeError:  # the limit of threads: fewer hands do it too, if need be this one, unwatched
                 with self._changed:
                     self._workers -= 1
@@ -152,23 +158,46 @@ class Crew:
         while True:
             with self._changed:
                 stop = self._token.cancelled or self._hangs is not None or self._fault is not None
-                transfer = None if stop else next(self._waiting, None)
-                if transfer is None:
+                if stop or not self._waiting:
                     return True
+                batch = self._waiting.popleft()
                 self._taken = True
-                copy = _Copy(transfer, self._stall.seconds(transfer), self._token)
+                copy = _Copy(batch, self._stall.seconds(batch), self._token)
                 self._running.append(copy)
                 if copy.next_look() < self._look:
                     self._changed.notify()
-            outcome = self._move(transfer, copy.token, copy.progress)
-            copy.token.detach()
+            if not self._carry_out(batch, copy):
+                return False
+
+    def _carry_out(self, batch: Sequence[Transfer], copy: _Copy) -> bool:
+        """Move a batch and settle its files; False when it was given up meanwhile."""
+        again: list[Transfer] = []
+
+        def done(transfer: Transfer, outcome: Outcome) -> None:
+            copy.progress(0)
             with self._changed:
-                if copy not in self._running:
-                    return False
-                self._running.remove(copy)
+                if copy not in self._running or copy.open.pop(id(transfer), None) is None:
+                    return
                 if isinstance(outcome, CancelledError) and not self._token.cancelled:
                     outcome = self._failure(outcome.detail)
-                self._settle(transfer, outcome, time.monotonic() - copy.began, copy.wall)
+                    outcome.remains = True  # its tool could not wait to see that the half of it is gone
+                try:
+                    other = self._settle(transfer, outcome, time.monotonic() - copy.began, copy.wall)
+                except Exception as exc:  # noqa: BLE001 - raised by run
+                    self._fault = exc
+                    return
+                if other is not None:
+                    again.append(other)
+
+        self._move(batch, copy.token, copy.progress, done)
+        copy.token.detach()
+        with self._changed:
+            if copy not in self._running:
+                return False
+            self._running.remove(copy)
+            if again:
+                self._waiting.append(again)
+        return True
 
     def _failure(self, text: str) -> TransferFailure:
         return TransferFailure(text, code=self._stall.code, state="CP_TIMEOUT")
@@ -181,9 +210,11 @@ class Crew:
                 copy.broken = now
             elif copy.next_look() > now:
                 continue
+            elif copy.broken is None and not copy.open:
+                copy.moved = now  # it is on its way back
             elif copy.broken is None:
                 copy.broken = now
-                copy.token.cancel(self._stall.code, self._stall.describe(copy.transfer))
+                copy.token.cancel(self._stall.code, self._stall.describe(next(iter(copy.open.values()))))
             else:
                 self._leave_behind(copy, now)
         if not self._workers:
@@ -195,4 +226,5 @@ class Crew:
         self._running.remove(copy)
         self._workers -= 1
         self._hangs = self._failure(f"{copy.token.reason}; it cannot be broken off either and was left behind")
-        self._settle(copy.transfer, self._hangs, now - copy.began, copy.wall)
+        for transfer in copy.open.values():
+            self._settle(transfer, self._hangs, now - copy.began, copy.wall)

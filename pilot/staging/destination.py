@@ -9,15 +9,12 @@ import hashlib
 from typing import TYPE_CHECKING, Callable, Iterable, Mapping, Optional, Sequence
 
 from pilot.common.exception import PilotException
+from pilot.copytool.base import FilePlace
 from pilot.info.filespec import FileSpec
 
 if TYPE_CHECKING:
-    from pilot.info.queuedata import QueueData
+    from pilot.copytool.base import CopyTool
     from pilot.info.storage import Protocol, StorageData
-
-LOCAL_TOOLS = ("mv", "cp", "ln", "local")
-"""Tools of mounted file systems: a queue that has one may lack storage endpoints."""
-
 
 class NoStorage(PilotException):
     """No endpoint for a file (1133)."""
@@ -37,14 +34,6 @@ class NonDeterministicEndpoint(PilotException):
     default_code = 1329
 
 
-def has_local_tool(queue: QueueData) -> bool:
-    """True when the queue moves files on mounted file systems, so that endpoints are no must."""
-    names = set(queue.copytools)
-    for tools in queue.acopytools.values():
-        names.update(tools)
-    return any(name in names for name in LOCAL_TOOLS)
-
-
 def prepare_inputddms(files: Iterable[FileSpec], local_endpoints: Sequence[str]) -> None:
     """Fill ``inputddms`` (endpoints that count as LAN) where it is empty: the queue's own, else the file's."""
     for spec in files:
@@ -59,15 +48,21 @@ def prepare_destinations(
     *,
     nucleus: str = "",
     local: bool = False,
+    site_of: Callable[[str], str] = lambda _endpoint: "",
 ) -> None:
     """Set ``ddmendpoint`` and ``ddmendpoint_alt`` of outputs (data management document 7.3).
+
+    The alternative is never in the nucleus: what stands there in the end is moved there by the server's own rules, and
+    a failed stage-out is to try another site. The nucleus is a site, storages are endpoints, so the site of an endpoint
+    is compared as well as its name.
 
     Args:
         files: outputs or log.
         storages: endpoints of the queue for the activity, in the order of preference.
         activities: for the message.
-        nucleus: never taken as alternative.
+        nucleus: site (or endpoint) that is never taken as alternative.
         local: the queue moves files locally: no storages = nothing to do.
+        site_of: returns the site of an endpoint, empty = unknown; asked only when there is a nucleus.
 
     Raises:
         NoStorage: 1133, no storages and not ``local``.
@@ -79,24 +74,20 @@ def prepare_destinations(
             "Failed to resolve destination: no associated storages defined for "
             f"activity={activities[0]} ({','.join(activities)})"
         )
-    default = storages[0]
+
+    def in_nucleus(endpoint: str) -> bool:
+        return bool(nucleus) and nucleus in (endpoint, site_of(endpoint))
+
     for spec in files:
         wanted = spec.ddmendpoint
         if wanted and wanted not in storages:
-            spec.ddmendpoint = default
-            spec.ddmendpoint_alt = wanted if wanted != nucleus else None
+            spec.ddmendpoint = storages[0]
+            spec.ddmendpoint_alt = None if in_nucleus(wanted) else wanted
             continue
-        spec.ddmendpoint = wanted or default
-        spec.ddmendpoint_alt = _next_storage(storages, spec.ddmendpoint, nucleus)
-
-
-def _next_storage(storages: Sequence[str], current: str, nucleus: str) -> Optional[str]:
-    """Return the next one in the cycle that is neither ``current`` nor the nucleus."""
-    start = storages.index(current)
-    for name in [*storages[start + 1 :], *storages[:start]]:
-        if name not in (current, nucleus):
-            return name
-    return None
+        spec.ddmendpoint = wanted or storages[0]
+        start = storages.index(spec.ddmendpoint)
+        others = (name for name in [*storages[start + 1 :], *storages[:start]] if name != spec.ddmendpoint)
+        spec.ddmendpoint_alt = next((name for name in others if not in_nucleus(name)), None)
 
 
 def deterministic_path(scope: str, lfn: str) -> str:
@@ -152,9 +143,14 @@ def build_url(storage: StorageData, protocol: Protocol, scope: str, lfn: str) ->
 
 
 def endpoint_url(
-    spec: FileSpec, storage: Callable[[list[str]], Mapping[str, StorageData]], schemes: Sequence[str]
+    spec: FileSpec,
+    storage: Callable[[list[str]], Mapping[str, StorageData]],
+    schemes: Sequence[str],
+    tool: Optional[CopyTool] = None,
 ) -> str:
     """Return the URL of a file at its endpoint by the first protocol that fits; remembers the protocol's id.
+
+    A tool with path rules of its own (``CopyTool.destination_url``: object stores) is asked first.
 
     Raises:
         NoStorage: 1133, the endpoint is unknown.
@@ -170,4 +166,9 @@ def endpoint_url(
     spec.protocols = [dict(item) for item in protocols]
     protocol = protocols[0]
     spec.protocol_id = protocol["id"]
+    if tool is not None:
+        place = FilePlace(spec.lfn, spec.scope, spec.dataset, deterministic_path(spec.scope, spec.lfn), protocol["id"])
+        url = tool.destination_url(place, endpoint, protocol["endpoint"], protocol["path"])
+        if url is not None:
+            return url
     return build_url(endpoint, protocol, spec.scope, spec.lfn)

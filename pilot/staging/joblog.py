@@ -161,6 +161,8 @@ def _essentials(job: Job, ctx: StagingContext, rules: Rules) -> Iterator[Member]
     """Pilot log and other files of the pilot (links to them included), then the payload's output."""
     for name in ctx.archive_extras:
         path = ctx.pilot_home / name
+        if ctx.own_log is not None and name == ctx.settings.pilot.pilotlog:
+            path = ctx.own_log
         if path.is_file() and not rules.is_secret(name):
             yield Member(path, name)
     if _has_workdir(job):

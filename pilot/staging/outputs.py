@@ -21,11 +21,15 @@ from pathlib import Path
 from typing import Iterable
 
 from pilot.common.exception import PilotException
+from pilot.copytool.base import Direction
 from pilot.info.filespec import FileSpec
 from pilot.info.job import Job
+from pilot.info.queuedata import output_activities
+from pilot.staging.attempts import Attempts
 from pilot.staging.catalog import CATALOG
 from pilot.staging.context import StagingContext
 from pilot.staging.patterns import names_matching
+from pilot.staging.transfer import any_traced
 from pilot.util.safepath import UnsafePath, check_name, is_inside
 
 logger = logging.getLogger(__name__)
@@ -53,6 +57,7 @@ def prepare_outputs(job: Job, ctx: StagingContext) -> None:
             name that cannot be stored.
     """
     names = _file_names(job.workdir)
+    failed: list[tuple[FileSpec, int, str]] = []
     found: list[FileSpec] = []
     problems: dict[int, list[str]] = {1371: [], 1165: [], 1191: []}
     for spec in job.outdata:
@@ -73,6 +78,14 @@ def prepare_outputs(job: Job, ctx: StagingContext) -> None:
             else:
                 problems[code].append(f"{item.lfn} ({text})")
                 item.status, item.status_code = "failed", code
+                failed.append((item, code, text))
+    if failed:
+        attempts = Attempts(Direction.OUT, ctx, log=False)
+        tools = ctx.queue.copytools_for(output_activities(ctx.queue, job.is_analysis))
+        traced = any_traced(tools, Direction.OUT, ctx)
+        for item, code, text in failed[:_RECORDED]:
+            problem = OutputProblem(f"{_WORDS[code]} {item.lfn} ({text})", code=code)
+            attempts.untried(item, problem, traced=traced)
     for code, texts in problems.items():
         if texts:
             more = f" and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
@@ -82,6 +95,7 @@ def prepare_outputs(job: Job, ctx: StagingContext) -> None:
 
 # Names in a diagnosis: it has room for no more, and a job may have 100,000 outputs.
 _NAMED = 5
+_RECORDED = 1000
 _WORDS = {1371: "bad output name:", 1165: "missing output:", 1191: "empty output:"}
 
 

@@ -1,4 +1,4 @@
-"""The PilotDB: one SQLite file in the main work directory; every write is committed when the call returns.
+"""The PilotDB: one SQLite file in the main work directory; what concerns reports is committed when the call returns.
 
 ::
 
@@ -22,6 +22,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple, Optional
+
+from pilot.store.transferrows import TransferRows, migrate, storable
 
 logger = logging.getLogger(__name__)
 
@@ -87,11 +89,6 @@ def boot_id() -> str:
         return ""
 
 
-def _storable(value: object) -> object:
-    """Return ``value`` as SQLite takes it: names of files that are not valid UTF-8 come with backslashes."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
 class OwnerLock:
     """``flock`` on the lock file beside a database; held by the living owner."""
 
@@ -123,7 +120,7 @@ class OwnerLock:
             self._descriptor = None
 
 
-class PilotDB:
+class PilotDB(TransferRows):
     """The database of one main work directory; thread-safe. A disk that refuses never makes a method fail.
 
     Args:
@@ -133,6 +130,7 @@ class PilotDB:
     """
 
     def __init__(self, path: Optional[Path], clock: Any = time.time, *, read_only: bool = False) -> None:
+        super().__init__()
         self.path = path
         self._read_only = read_only
         self.degraded = path is None
@@ -190,6 +188,7 @@ class PilotDB:
         # A crash of the node may cost the last transactions, a crash of the pilot none: the page cache survives it.
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.executescript(Path(__file__).with_name("schema.sql").read_text(encoding="utf-8"))
+        migrate(connection)
         return connection
 
     def _replace_damaged(self, path: Path, exc: Exception) -> Optional[sqlite3.Connection]:
@@ -223,7 +222,7 @@ class PilotDB:
         assert disk is not None
         try:
             disk.rollback()
-            for table in ("pilot", "jobs", "errors", "transitions", "outbox"):
+            for table in ("pilot", "jobs", "errors", "transitions", "outbox", "traces"):
                 rows = disk.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - fixed names
                 if rows:
                     marks = ",".join("?" * len(rows[0]))
@@ -234,9 +233,10 @@ class PilotDB:
             logger.warning("older entries of the PilotDB could not be read: %s", second)
 
     def _execute(self, statement: str, values: Iterable[object] = ()) -> sqlite3.Cursor:
-        values = tuple(_storable(value) for value in values)
+        values = tuple(storable(value) for value in values)
         with self._lock:
             assert self._db is not None
+            self.flush()
             try:
                 return self._db.execute(statement, values)
             except sqlite3.Error as exc:
@@ -254,6 +254,7 @@ class PilotDB:
         with self._lock:
             if self._db is None:
                 return
+            self.flush()
             if self.degraded and not self._read_only and self.path is not None:
                 self._write_back()
             try:
@@ -359,14 +360,6 @@ class PilotDB:
         """Store an error of a job."""
         self._execute("INSERT INTO errors VALUES (?,?,?,?)", (job_id, self._clock(), code, diagnosis))
 
-    def add_transfer(self, job_id: str, lfn: str, direction: str, *, tool: str = "", seconds: float = 0.0,
-                     size: int = 0, status: str = "", code: int = 0, detail: str = "", checksum: str = "",
-                     at: Optional[float] = None) -> None:
-        """Store one attempt to move a file."""
-        self._execute("INSERT INTO transfers VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-                      (job_id, lfn, direction, tool, self._clock() if at is None else at, seconds, size, status, code,
-                       detail, checksum))
-
     def add_sample(self, job_id: str, cpu: float, cores: float, rss: int, processes: int) -> None:
         """Store one resource sample: CPU seconds so far, cores in use, RSS in bytes, number of processes."""
         self._execute("INSERT INTO samples VALUES (?,?,?,?,?,?)", (job_id, self._clock(), cpu, cores, rss, processes))
@@ -385,12 +378,6 @@ class PilotDB:
         """(time, code, diagnosis) of each error of a job."""
         return [tuple(row) for row in
                 self._query("SELECT at, code, diagnosis FROM errors WHERE job_id=? ORDER BY rowid", (job_id,))]
-
-    def transfers(self, job_id: str) -> list[dict[str, object]]:
-        """All transfer attempts of a job."""
-        names = ("lfn", "direction", "tool", "at", "seconds", "bytes", "status", "code", "detail", "checksum")
-        rows = self._query(f"SELECT {','.join(names)} FROM transfers WHERE job_id=? ORDER BY rowid", (job_id,))  # noqa: S608
-        return [dict(zip(names, row)) for row in rows]
 
     def samples(self, job_id: str) -> list[tuple[float, float, float, int, int]]:
         """(time, cpu s, cores, rss bytes, processes) of each sample of a job."""

@@ -34,7 +34,8 @@ CREATE TABLE IF NOT EXISTS errors (
 CREATE TABLE IF NOT EXISTS transfers (
     job_id TEXT NOT NULL, lfn TEXT NOT NULL, direction TEXT NOT NULL, tool TEXT NOT NULL DEFAULT '',
     at REAL NOT NULL, seconds REAL NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
-    status TEXT NOT NULL, code INTEGER NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT '', checksum TEXT NOT NULL DEFAULT ''
+    status TEXT NOT NULL, code INTEGER NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT '', checksum TEXT NOT NULL DEFAULT '',
+    transfer_id TEXT NOT NULL DEFAULT '' -- joins log, trace and report
 );
 CREATE TABLE IF NOT EXISTS samples (
     job_id TEXT NOT NULL, at REAL NOT NULL, cpu REAL NOT NULL, cores REAL NOT NULL, rss INTEGER NOT NULL,
@@ -53,6 +54,18 @@ CREATE TABLE IF NOT EXISTS outbox (
     refused   INTEGER NOT NULL DEFAULT 0 -- 1: the server called it invalid; kept, not repeated
 );
 CREATE INDEX IF NOT EXISTS outbox_open ON outbox (delivered, refused, job_id);
+CREATE TABLE IF NOT EXISTS traces (
+    id        INTEGER PRIMARY KEY AUTOINCREMENT,
+    job_id    TEXT NOT NULL,
+    transfer_id TEXT NOT NULL,
+    created   REAL NOT NULL,
+    trace     TEXT NOT NULL,             -- JSON; '' once nothing is to be done any more
+    attempts  INTEGER NOT NULL DEFAULT 0,
+    last_error TEXT NOT NULL DEFAULT '',
+    sent      REAL,                      -- the trace server has it
+    done      REAL                       -- sent, or dropped (then last_error says why)
+);
+CREATE INDEX IF NOT EXISTS traces_open ON traces (attempts, id) WHERE done IS NULL;
 CREATE TABLE IF NOT EXISTS status (
     component TEXT PRIMARY KEY, at REAL NOT NULL, line TEXT NOT NULL
 );

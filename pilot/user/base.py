@@ -11,8 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
+from pilot.info.remoteinputs import remote_names
+
 if TYPE_CHECKING:
     from pilot.info.job import Job
+    from pilot.info.middleware import MiddlewareCommand, MiddlewareTask
     from pilot.info.queuedata import QueueData
 
 
@@ -61,8 +64,37 @@ class Experiment:
         return True
 
     def pilot_id(self, gtag: str, job_id: str) -> str:
-        """First part of ``pilotID``: a URL of the batch log (environment variable GTAG)."""
+        """First part of ``pilotID``: a URL of the log (stored as a file of its own, else the variable GTAG)."""
         return gtag or "unknown"
+
+    def middleware_command(self, task: MiddlewareTask) -> MiddlewareCommand:
+        """Return the command that runs a transfer script, on queues whose ``container_type`` has the user
+        ``middleware``; called from the stage-in and stage-out threads.
+
+        The default runs it with the pilot's own Python (``bash``), or with apptainer or singularity in the image of
+        setting ``container.middleware_container`` (``container``). ALRB's texts: ``pilot.user.alrb``.
+
+        Raises:
+            PilotException: the command cannot be made (1341: a queue or a setting is wrong).
+        """
+        from pilot.user.containers import bash_command, container_command
+
+        return container_command(task) if task.mode == "container" else bash_command(task)
+
+    def remote_inputs(self, job: Job) -> Mapping[str, str]:
+        """Called when the command is built: ``{LFN: URL}`` to put into job parameters and lists of ``writeToFile``.
+
+        The default gives the URLs of all inputs that stay remote: a name of a file that is not here helps no payload.
+        Build jobs get none. An experiment whose transforms read PoolFileCatalog.xml returns ``{}`` for them.
+        """
+        return {} if job.is_build else remote_names(job.indata)
+
+    def job_parameters(self, job: Job, text: str) -> str:
+        """Called last when the command is built; returns the parameters to use, by default the given ones.
+
+        See ``pilot.info.remoteinputs`` for the options that transforms of remote inputs take.
+        """
+        return text
 
     def payload_environment(self, job: Job) -> Mapping[str, str]:
         """Variables for the payload beside those that every experiment gets."""

@@ -56,7 +56,8 @@ def test_a_disk_without_room_is_noticed_before_the_first_copy(site: Any, small_d
     with pytest.raises(PilotException) as caught:
         stage_in(site.job, site.context(site.with_mv(copy_in="cp"), limits__reserve_space=reserve), CancelToken())
     assert caught.value.code == 1098
-    assert site.records == []
+    assert {(record.code, record.seconds) for record in site.records} == {(1098, 0.0)}
+    assert os.listdir(small_disk) == []
 
 
 def test_a_full_destination_keeps_the_output(site: Any, small_disk: Path) -> None:

@@ -184,6 +184,15 @@ def test_internet_protocol_version(value, version):
     assert parse(params={"internet_protocol_version": value}).internet_protocol_version == version
 
 
+@pytest.mark.parametrize(("params", "catchall", "expected"), [
+    ({}, "", None), ({}, "HPC_HPC, pipelining", True), ({}, "pipelining=yes", True), ({}, "pipelining=false", False),
+    ({"pipelining": True}, "", True), ({"pipelining": "false"}, "pipelining", False), ({}, "nopipelining", None),
+    ({"pipelining": "perhaps"}, "pipelining", True),
+])
+def test_a_queue_asks_for_pipelining_or_forbids_it_and_params_win(params, catchall, expected):
+    assert parse(params=params, catchall=catchall).pipelining is expected
+
+
 def test_looping_limit():
     assert parse(params={"looping_limit": "3600"}).looping_limit == 3600
 

@@ -14,6 +14,7 @@ from pilot.info.queuedata import QueueData
 from pilot.options import Options
 from pilot.settings import default_settings
 from pilot.staging.context import StagingContext, TransferRecord
+from tests.unit.staging.scripted import PLUGINS, First, Rucio, Script
 
 QUEUE = {
     "nickname": "LOCAL_TEST",
@@ -82,3 +83,39 @@ def site(tmp_path: Path) -> Site:
 @pytest.fixture
 def make_site() -> Callable[[Path], Site]:
     return Site
+
+
+class Planned(Site):
+    """A site whose queue has the copytools of ``scripted`` and a catalogue that the test fills."""
+
+    def __init__(self, base: Path) -> None:
+        super().__init__(base)
+        self.script = First.script = Script()
+        self.rucio = Rucio()
+
+    def plan(self, *tools: str, options: dict[str, Any] | None = None, environ: dict[str, str] | None = None,
+             settings: dict[str, Any] | None = None, **queue: Any) -> StagingContext:
+        """The surroundings with these tools, in this order."""
+        given = {"acopytools": {"default": list(tools or ("first",))}, "copytools": {},
+                 "astorages": {"read_lan": ["HERE"], "write_lan": ["HERE", "THERE"]}, **queue}
+        ctx = self.context(given, options, **{"plugins__copytools": PLUGINS, **(settings or {})})
+        ctx.helpers = self.rucio  # type: ignore[assignment]
+        ctx.environ = environ or {}
+        ctx.workdir = self.workdir
+        ctx.job_id = "42"
+        return ctx
+
+    def wanted(self, lfn: str, *pfns: tuple[str, str], size: int = 5, **fields: Any) -> FileSpec:
+        """An input of the job with these replicas."""
+        values = {"filesize": size, "checksum": {"adler32": "00000001"}, "guid": f"GUID-{lfn}", "scope": "mc23",
+                  "ddmendpoint": "HERE", **fields}
+        spec = FileSpec(lfn=lfn, **values)
+        self.job.indata.append(spec)
+        if pfns:
+            self.rucio.add(lfn, *pfns)
+        return spec
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Planned:
+    return Planned(tmp_path)

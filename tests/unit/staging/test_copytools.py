@@ -48,7 +48,9 @@ class NoTool:
 
 
 def test_names_that_work_without_plug_ins() -> None:
-    assert known_names() == ["cp", "ln", "local", "mv"]
+    assert set(known_names()) == {
+        "cp", "debug", "gfal", "gfalcopy", "gs", "ln", "local", "lsm", "mv", "objectstore", "rucio", "s3", "xrdcp",
+    }
     assert canonical_name("gfalcopy") == "gfal"
     assert canonical_name("mv") == "mv"
 
@@ -72,7 +74,7 @@ def test_names_and_queue_settings_choose_the_kind_of_copy(
     assert (tool.kind_in, tool.kind_out) == kinds
 
 
-@pytest.mark.parametrize("name", ["dccp", "lcgcp", "lcg-cp", "lcg-cr"])
+@pytest.mark.parametrize("name", ["dccp", "lcgcp", "lcg-cp", "lcg-cr", "storm", "FAX", "BNLdCache"])
 def test_dead_tools_name_their_successor(name: str) -> None:
     with pytest.raises(PilotException) as caught:
         load_tool(name, ToolConfig(), queue="QUEUE")
@@ -84,7 +86,7 @@ def test_an_unknown_tool_lists_the_known_ones() -> None:
     with pytest.raises(PilotException) as caught:
         load_tool("teleport", ToolConfig())
     assert caught.value.code == 1323
-    assert "cp, ln, local, mv" in caught.value.detail
+    assert "cp, debug, gfal, gfalcopy" in caught.value.detail
 
 
 def test_the_settings_bring_tools_of_others() -> None:

@@ -20,6 +20,16 @@ def orders(*names: str) -> list[Transfer]:
     return [Transfer(Direction.IN, name, Path(name)) for name in names]
 
 
+def one_by_one(move: Any) -> Any:
+    """Make the mover of batches out of one for single files."""
+
+    def move_batch(batch: Any, token: CancelToken, progress: Any, done: Any) -> None:
+        for transfer in batch:
+            done(transfer, move(transfer, token, progress))
+
+    return move_batch
+
+
 def run(move: Any, names: tuple[str, ...], stall: float, token: CancelToken, parallel: int = 2) -> dict[str, Any]:
     outcomes: dict[str, Any] = {}
 
@@ -27,8 +37,8 @@ def run(move: Any, names: tuple[str, ...], stall: float, token: CancelToken, par
         assert transfer.lfn not in outcomes, "an order is settled once"
         outcomes[transfer.lfn] = outcome
 
-    rule = crew.StallRule(lambda _transfer: stall, 1151, lambda transfer: f"{transfer.lfn} stands still")
-    crew.Crew(orders(*names), move, settle, rule, token).run(parallel)
+    rule = crew.StallRule(lambda _batch: stall, 1151, lambda transfer: f"{transfer.lfn} stands still")
+    crew.Crew([(order,) for order in orders(*names)], one_by_one(move), settle, rule, token).run(parallel)
     return outcomes
 
 
@@ -45,6 +55,7 @@ def test_a_copy_that_stands_still_is_broken_off_and_the_others_are_done() -> Non
     assert {name: outcomes[name] for name in "abc"} == dict.fromkeys("abc", DONE)
     error = outcomes["hang"]
     assert (error.code, error.state, error.detail) == (1151, "CP_TIMEOUT", "hang stands still")
+    assert error.remains, "half of it may lie at the destination: the next attempt may replace that"
 
 
 def test_a_copy_that_does_not_let_go_is_left_behind_and_what_waits_is_not_begun(
@@ -112,7 +123,7 @@ def test_an_exception_of_settle_reaches_the_caller() -> None:
 
     rule = crew.StallRule(lambda _transfer: 60, 1151, lambda transfer: transfer.lfn)
     with pytest.raises(ValueError, match="no book-keeping"):
-        crew.Crew(orders("a", "b", "c"), obedient, settle, rule, CancelToken()).run(2)
+        crew.Crew([orders("a", "b", "c")], one_by_one(obedient), settle, rule, CancelToken()).run(2)
 
 
 @pytest.mark.parametrize("allowed", [0, 1])
@@ -129,3 +140,38 @@ def test_a_limit_of_threads_leaves_fewer_hands(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(crew, "Thread", Limited)
     assert run(obedient, ("a", "b", "c"), 60, CancelToken(), parallel=4) == dict.fromkeys("abc", DONE)
     assert len(started) == allowed
+
+
+def test_what_failed_is_tried_otherwise_after_the_others() -> None:
+    tried: list[tuple[str, str]] = []
+
+    def move(transfer: Transfer, _token: CancelToken, _progress: Any) -> TransferResult | PilotException:
+        tried.append((transfer.lfn, transfer.url))
+        return DONE if transfer.lfn == "b" or transfer.url == "second" else PilotException("no")
+
+    def settle(transfer: Transfer, outcome: Any, _seconds: float, _began: float) -> Transfer | None:
+        return Transfer(Direction.IN, transfer.lfn, Path("x"), url="second") if outcome is not DONE else None
+
+    rule = crew.StallRule(lambda _batch: 60, 1151, lambda transfer: transfer.lfn)
+    batches = [(order,) for order in orders("a", "b")]
+    crew.Crew(batches, one_by_one(move), settle, rule, CancelToken()).run(1)
+    assert tried == [("a", ""), ("b", ""), ("a", "second")]
+
+
+def test_a_batch_that_hangs_keeps_what_was_done_before() -> None:
+    outcomes: dict[str, Any] = {}
+
+    def move(batch: Any, token: CancelToken, _progress: Any, done: Any) -> None:
+        done(batch[0], DONE)
+        token.wait(30)
+        for transfer in batch[1:]:
+            done(transfer, CancelledError(token.reason, code=token.code))
+
+    def settle(transfer: Transfer, outcome: Any, _seconds: float, _began: float) -> None:
+        outcomes[transfer.lfn] = outcome
+
+    rule = crew.StallRule(lambda _batch: 0.1, 1151, lambda transfer: f"{transfer.lfn} stands still")
+    crew.Crew([orders("a", "b", "c")], move, settle, rule, CancelToken()).run(1)
+    assert outcomes["a"] == DONE
+    assert {outcomes[name].code for name in "bc"} == {1151}
+    assert outcomes["b"].detail == "b stands still"
