@@ -9,11 +9,14 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Optional
 
+from pilot.panda.keypairs import KeyPairs
 from pilot.util.cancel import CancelToken
+from pilot.util.helper import HelperPool
 
 if TYPE_CHECKING:
     from pilot.control.road import Road
     from pilot.control.shutdown import Shutdown
+    from pilot.control.traces import Transfers
     from pilot.info.infoservice import InfoService
     from pilot.info.queuedata import QueueData
     from pilot.monitoring.batch import BatchSystem
@@ -53,13 +56,18 @@ class PilotContext:
     kubernetes: bool = False
     started: float = 0.0
     """Monotonic time of the pilot's start."""
+    helpers: HelperPool = field(default_factory=HelperPool)
+    """Helper processes of client libraries."""
     credentials: Optional[Credentials] = None
     server: Optional[PandaServer] = None
     """None with ``-z``: the pilot then never talks to the server."""
+    key_pairs: KeyPairs = field(default_factory=KeyPairs)
+    """Keys of object stores."""
     info: InfoService = field(init=False)
     queue: QueueData = field(init=False)
     reporter: Reporter = field(init=False)
     road: Road = field(init=False)
+    transfers: Transfers = field(init=False)
     leave_by: float = float("inf")
     """Monotonic time at which the pilot must begin to leave (queue's maxtime, option -l)."""
     leave_by_text: str = ""

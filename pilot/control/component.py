@@ -9,6 +9,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, Optional
 
 from pilot.common.exception import PilotException
+from pilot.util.logowner import owners
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
@@ -73,6 +74,7 @@ class Component:
             self._guard(message)
 
     def _guard(self, message: Any) -> None:
+        owners.work_for(getattr(getattr(message, "job", None), "jobid", ""))
         try:
             if message is None:
                 self.timeout()

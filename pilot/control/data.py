@@ -1,12 +1,14 @@
 """control/data: moves the inputs here, and carries out the tail: outputs, log archive, log.
 
-Stage-in and stage-out are two threads with an inbox each, so that with ``jobs.pipelining`` the next job's inputs may
-come while this job's outputs leave.
+Stage-in and stage-out are two threads with an inbox each, so that with pipelining the next job's inputs may come while
+this job's outputs leave.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pilot.common.errorcodes import DIAGNOSIS_LIMIT, message_of
@@ -17,12 +19,14 @@ from pilot.control.lifecycle import Event
 from pilot.control.messages import StageIn, StageOut
 from pilot.control.shutdown import StopReason
 from pilot.info.job import Job
-from pilot.staging.context import StagingContext, TransferRecord
+from pilot.staging.context import StagingContext
 from pilot.staging.joblog import create_log_archive
 from pilot.staging.outputs import prepare_outputs
 from pilot.staging.stagein import stage_in
 from pilot.staging.stageout import stage_out
 from pilot.util.cancel import CancelledError, CancelToken
+from pilot.util.logs import job_log_path
+from pilot.util.redact import redact
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
@@ -33,23 +37,24 @@ logger = logging.getLogger(__name__)
 def staging_context(ctx: PilotContext, job: Job) -> StagingContext:
     """Return what the staging room needs to know for ``job``."""
 
-    def record(transfer: TransferRecord) -> None:
-        direction = "log" if transfer.lfn in {spec.lfn for spec in job.logdata} else transfer.direction
-        ctx.store.add_transfer(
-            job.jobid, transfer.lfn, direction, tool=transfer.tool, at=transfer.started, seconds=transfer.seconds,
-            size=transfer.size, status=transfer.state, code=transfer.code, detail=transfer.text)
-
     payload = ctx.settings.payload
     return StagingContext(
         settings=ctx.settings, options=ctx.options, queue=ctx.info.queue_for(job), pilot_home=ctx.home,
         launch_dir=ctx.launch_dir, storage=lambda names: ctx.info.storage_for(job, names),
-        mv_to_final_destination=ctx.experiment.mv_to_final_destination, record=record,
+        job_id=str(job.jobid), attempt_nr=job.attemptnr, use_vp=job.use_vp, workdir=job.workdir, helpers=ctx.helpers,
+        mv_to_final_destination=ctx.experiment.mv_to_final_destination, record=ctx.transfers.recorder(job),
+        key_pair=partial(ctx.key_pairs.get, ctx.server),
         secret_files=(ctx.settings.pilot.pandasecrets, *ctx.secret_files()),
-        redundant_patterns=ctx.experiment.redundant_files, payload_logs=(payload.payloadstdout, payload.payloadstderr))
+        middleware=ctx.experiment.middleware_command,
+        redundant_patterns=ctx.experiment.redundant_files, own_log=job_log_path(job.jobid),
+        payload_logs=(payload.payloadstdout, payload.payloadstderr),
+        # of two jobs the pilot's own environment names the one that came last
+        environ=dict(os.environ, PANDAID=job.jobid, PanDA_TaskID=job.taskid))
 
 
 def add_error(ctx: PilotContext, job: Job, code: int, text: str, *, rank: int | None = None) -> None:
-    """Add an error to the job, the store and the log; ``rank`` overrides the table's."""
+    """Add an error to the job, the store and the log, signed URLs masked; ``rank`` overrides the table's."""
+    text = redact(text)
     if job.errors.add(code, shortened(text, DIAGNOSIS_LIMIT - len(message_of(code)) - 2), rank=rank):
         ctx.store.add_error(job.jobid, code, list(job.errors)[-1].diagnosis)
         logger.error("job %s: error %d: %s: %s", job.jobid, code, message_of(code), text)
@@ -113,9 +118,10 @@ class StageOutLane(Component):
         job = message.job
         job.timing.mark("stageout")
         context = staging_context(self.ctx, job)
-        outputs_left = self._outputs(job, context) if message.outputs else True
-        job.timing.stop("stageout")
-        log_left = self._log(job, context)  # a span of its own; the report adds it to the stage-out
+        with self.ctx.helpers.session():  # outputs and log share the helper processes
+            outputs_left = self._outputs(job, context) if message.outputs else True
+            job.timing.stop("stageout")
+            log_left = self._log(job, context)  # a span of its own; the report adds it to the stage-out
         self.say("idle")
         self.ctx.road.happened(job, Event.STAGED_OUT if outputs_left and log_left else Event.STAGEOUT_FAILED)
 

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
 from pilot.common.exception import MKDirFailure, PilotException
+from pilot.control import ahead
 from pilot.control.component import Component, describe
-from pilot.control.messages import FetchJob, JobsGranted, NoMoreJobs
+from pilot.control.messages import FetchJob, JobsGranted, NoMoreJobs, NotYet
 from pilot.control.retrieval import RetrievalLimits
 from pilot.control.shutdown import StopReason
 from pilot.info.encoding import JobRefused, panda_id
@@ -41,8 +42,12 @@ class _Stopped(Exception):
     """The pilot is to end; the text says why."""
 
 
+class _NotYet(Exception):
+    """Another job leaves, and there is no room for a second one beside it; the text says why."""
+
+
 class JobFetcher(Component):
-    """The thread that asks for jobs. A FetchJob is answered by one JobsGranted or NoMoreJobs to control/job."""
+    """The thread that asks for jobs. A FetchJob is answered by one JobsGranted, NotYet or NoMoreJobs to control/job."""
 
     name = "getjob"
 
@@ -58,6 +63,8 @@ class JobFetcher(Component):
         self._began = time.monotonic()
         self._asked_at = 0.0
         self._left_over: list[Mapping[str, object]] = []
+        self._held = 0
+        """Bytes that a job that leaves may still write here."""
 
     def has_left_over(self) -> bool:
         """True while jobs wait here that came in one file, or one answer, with a job that was handed on."""
@@ -68,36 +75,40 @@ class JobFetcher(Component):
         if not isinstance(message, FetchJob):
             raise TypeError(f"unexpected message {message!r}")
         self._asked_at = time.monotonic()
+        answer: JobsGranted | NotYet | NoMoreJobs
         try:
             found = self._fetch(message.task_id)
+            self.limits.got_job()
+            answer = JobsGranted(tuple(found), time.monotonic() - self._asked_at, time.time(), self._held)
         except _Stopped as exc:
-            self._end(StopReason(str(exc)))
+            answer = NoMoreJobs(StopReason(str(exc)))
+        except _NotYet as exc:
+            answer = NotYet(str(exc))
         except PilotException as exc:
             logger.error("no job: %s", exc.diagnosis)
-            self._end(StopReason(exc.diagnosis, exit_code=exc.code))
-        else:
-            self.limits.got_job()
-            self.ctx.road.job_component.post(JobsGranted(tuple(found), time.monotonic() - self._asked_at, time.time()))
-        self.say("idle")
+            answer = NoMoreJobs(StopReason(exc.diagnosis, exit_code=exc.code))
+        self.say("idle")  # before the answer: after the last one the store is closed
+        self.ctx.road.job_component.post(answer)
 
     def failed(self, message: Any, exc: BaseException) -> None:
         """An internal error ends the fetching, not the pilot's jobs."""
         code, text = describe(exc)
-        self._end(StopReason(f"internal error while getting a job: {text}", exit_code=1301 if code == 1319 else code))
-
-    def _end(self, reason: StopReason) -> None:
+        reason = StopReason(f"internal error while getting a job: {text}", exit_code=1301 if code == 1319 else code)
         self.ctx.road.job_component.post(NoMoreJobs(reason))
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def _fetch(self, task_id: str) -> Sequence[Mapping[str, object]]:
         if self._left_over:
+            if not self.ctx.shutdown.stopping.cancelled:
+                self._check_ahead()
             return [self._left_over.pop(0)]
         while True:
             self._check_stop()
             refusal = self.limits.refusal(time.monotonic() - self._began)
             if refusal is not None:
                 raise self._exhausted(refusal)
+            self._check_ahead()
             self._check_node()
             if not self._overloaded():
                 fake = self.ctx.settings.pilot.pandajob == "fake"
@@ -129,6 +140,14 @@ class JobFetcher(Component):
         if left <= 0:
             raise _Stopped(f"the time limit of this pilot is reached ({self.ctx.leave_by_text})")
 
+    def _check_ahead(self) -> None:
+        """Before each request while another job leaves: is there room for a second one beside it?"""
+        leaving = self.ctx.road.jobs()
+        self._held = ahead.held_bytes(leaving)
+        refusal = ahead.refusal(self.ctx, self._held) if leaving else None
+        if refusal is not None:
+            raise _NotYet(refusal)
+
     def _check_node(self) -> None:
         """A directory to work in, proxy and local space before each request: a node without them would eat jobs."""
         told = self._push and self.ctx.options.update_server
@@ -139,7 +158,7 @@ class JobFetcher(Component):
             if code:
                 raise PilotException(text, code=code)
         if not told:
-            from pilot.monitoring.space import free_space
+            from pilot.util.space import free_space
 
             free, need = free_space(self.ctx.home, self.ctx.environ), self.ctx.settings.pilot.free_space_limit
             if free is not None and free <= need:
@@ -253,10 +272,10 @@ class JobFetcher(Component):
 
     def _request(self, task_id: str) -> JobRequest:
         ctx, options, environ = self.ctx, self.ctx.options, self.ctx.environ
-        from pilot.monitoring.space import free_space
+        from pilot.util.space import free_space
 
         free = free_space(ctx.home, ctx.environ)
-        limits = [] if free is None else [free // _MEGABYTE]
+        limits = [] if free is None else [max(0, free - self._held) // _MEGABYTE]
         if ctx.queue.maxwdir > 0:
             limits.append(ctx.queue.maxwdir)
         return JobRequest(

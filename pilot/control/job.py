@@ -9,9 +9,10 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from pilot.common.exception import PilotException
+from pilot.control import ahead
 from pilot.control.component import Component, describe
 from pilot.control.data import add_error
 from pilot.control.lifecycle import Event, Stage
@@ -21,8 +22,10 @@ from pilot.control.messages import (
     JobGone,
     JobLeft,
     JobsGranted,
+    JobWaits,
     LookAround,
     NoMoreJobs,
+    NotYet,
     Report,
     Validate,
 )
@@ -30,7 +33,7 @@ from pilot.control.reports import final_message, heartbeat_message
 from pilot.info.encoding import JobRefused
 from pilot.info.job import Job
 from pilot.info.jobparser import parse_job
-from pilot.util.logs import start_job_log
+from pilot.util.logs import end_job_log, job_log_path, start_job_log
 from pilot.util.redact import register_secret
 from pilot.util.removal import remove_tree
 
@@ -51,9 +54,17 @@ class JobComponent(Component):
         self._fetcher = fetcher
         self._fetching = False
         self._no_more = False
+        self._taken: set[str] = set()
+        """Jobs that were granted and whose JobLeft was not seen yet."""
+        self._one_by_one = False
+        """There is no room for the next job beside the one that leaves."""
+        self._held = 0
+        """Bytes that the job before the last one may still write."""
+        self._waiting: Optional[Job] = None
+        """A job whose inputs have to wait until the job before it has left."""
         self._last_task = ""
-        self._turn_began = ctx.started
-        """Monotonic s from which the next job's set-up counts: the pilot's start, then the end of the last job."""
+        self._turn_began = 0.0
+        """Monotonic s from which the next job's set-up counts: the pilot's start, later when a job is looked for."""
 
     def begin(self) -> None:
         """Ask for the first job."""
@@ -68,13 +79,21 @@ class JobComponent(Component):
         elif isinstance(message, Clean):
             self._clean(message.job)
         elif isinstance(message, JobLeft):
+            end_job_log(message.job.jobid)
+            self._taken.discard(message.job.jobid)
             self.say("idle")
-            self._turn_began = time.monotonic()
+            self._one_by_one = False
+            self._let_go_on()
             self._next()
         elif isinstance(message, LookAround):
+            self._let_go_on()
             self._next()
         elif isinstance(message, JobsGranted):
             self._granted(message)
+        elif isinstance(message, NotYet):
+            logger.info("the next job is asked for when the present one has left: %s", message.reason)
+            self._fetching, self._one_by_one = False, bool(self._taken)
+            self._next()
         elif isinstance(message, NoMoreJobs):
             self._fetching = False
             self._no_more = True
@@ -109,29 +128,35 @@ class JobComponent(Component):
         # jobs that were taken together with an earlier one are ours, whatever comes: a signal or a limit ends them with
         # a report, on the same road
         if ending and not self._fetcher.has_left_over():
-            if not self._fetching and self.ctx.road.empty():
+            if not self._fetching and not self._taken:
                 self.ctx.shutdown.work_done()
             return
         if not self._fetching and self._has_room():
             self._fetching = True
+            self._turn_began = time.monotonic() if self._turn_began else self.ctx.started
             task = self._last_task if self.ctx.options.allow_same_user else ""
             self._fetcher.post(FetchJob(task))
 
     def _has_room(self) -> bool:
         stages = self.ctx.road.stages()
-        if not self.ctx.settings.jobs.pipelining:
-            return not stages
+        if not stages:
+            return True
+        if self._one_by_one or not ahead.is_wanted(self.ctx):
+            return False
         # at most one job that makes results and one whose results leave
         return len(stages) <= 1 and all(stage not in (Stage.RECEIVED, Stage.STAGEIN, Stage.PAYLOAD) for stage in stages)
 
     def _granted(self, message: JobsGranted) -> None:
         self._fetching = False
+        self._held = message.held
         for definition in message.definitions:
             job_id = str(definition.get("PandaID", definition.get("jobid", "")))
             if job_id.isdigit():
-                start_job_log(job_id)  # what the parser says belongs to this job's log
+                # what the parser says belongs to this job's log
+                start_job_log(job_id, overlapping=ahead.is_wanted(self.ctx))
             job = self._parse(definition)
             if job is None:
+                end_job_log(job_id)
                 continue
             for spec in job.indata:
                 if not self._is_transferred(spec.lfn):
@@ -142,6 +167,7 @@ class JobComponent(Component):
             self._last_task = job.taskid
             logger.info("received job: id=%s task=%s attempt=%d: %s", job.jobid, job.taskid or "-", job.attemptnr,
                         job.transformation[:200])
+            self._taken.add(job.jobid)
             self.ctx.road.enter(job)
         self._next()
 
@@ -178,13 +204,37 @@ class JobComponent(Component):
         if good and not job.cancel.cancelled:
             os.environ["SERVER_UPDATE"] = "RUNNING"
             self.ctx.reporter.post(job.jobid, heartbeat_message(self.ctx, job, "starting"), final=False)
-        self.ctx.road.happened(job, Event.ACCEPTED if good else Event.REJECTED)
+        if not good:
+            self.ctx.road.happened(job, Event.REJECTED)
+        elif not self._has_to_wait(job):
+            self.ctx.road.happened(job, Event.ACCEPTED)
+
+    def _has_to_wait(self, job: Job) -> bool:
+        """Keep the job here while its inputs would take the space that the job before it needs for its end."""
+        reason = ahead.wait_for_space(self.ctx, job, self._held) if len(self.ctx.road.stages()) > 1 else None
+        if reason is None:
+            return False
+        self.say(f"job {job.jobid}: its inputs wait for the end of the job before it")
+        logger.info("job %s: stage-in waits until the job before it has left: %s", job.jobid, reason)
+        self._waiting = job
+        self.ctx.road.monitor.post(JobWaits(job.jobid))
+        job.cancel.on_cancel(lambda: self.post(LookAround()))
+        return True
+
+    def _let_go_on(self) -> None:
+        """Let the job that waits for space go on when the one before it has left, or when it is to end itself."""
+        job = self._waiting
+        if job is not None and (job.cancel.cancelled or len(self.ctx.road.stages()) < 2):
+            self._waiting = None
+            if self.ctx.road.track(job.jobid) is not None:
+                self.ctx.road.monitor.post(JobWaits(job.jobid, goes_on=True))
+                self.ctx.road.happened(job, Event.ACCEPTED)
 
     def _objections(self, job: Job) -> list[tuple[int, str]]:
         objections = list(self.ctx.experiment.verify_job(job, self.ctx.queue))
         options = self.ctx.options
         if options.harvester_submitmode.lower() == "push" and options.update_server:
-            from pilot.monitoring.space import free_space
+            from pilot.util.space import free_space
 
             # push pilots check the space here, so that the server is told
             free, need = free_space(self.ctx.home, self.ctx.environ), self.ctx.settings.pilot.free_space_limit
@@ -205,7 +255,8 @@ class JobComponent(Component):
         log = self.ctx.settings.pilot.pilotlog
         if not self.ctx.options.nopilotlog:
             try:
-                os.symlink(os.path.join("..", log), job.workdir / log)
+                path = job_log_path(job.jobid)
+                os.symlink(os.path.join("..", path.name if path is not None else log), job.workdir / log)
             except OSError as exc:
                 logger.warning("no link to the pilot log in the job directory: %s", exc)
         return True
@@ -280,8 +331,9 @@ class JobComponent(Component):
             left = remove_tree(job.workdir)
             if left:
                 logger.warning("job directory %s could not be removed: %s", job.workdir, left)
-        for name in ("PANDAID", "PanDA_TaskID", "INDS"):
-            os.environ.pop(name, None)
+        if os.environ.get("PANDAID") == job.jobid:  # else they are those of the next job
+            for name in ("PANDAID", "PanDA_TaskID", "INDS"):
+                os.environ.pop(name, None)
         try:
             if not self.ctx.shutdown.stopping.cancelled:
                 self.ctx.queue = self.ctx.info.refresh_if_stale()

@@ -23,11 +23,21 @@ class FetchJob(NamedTuple):
 
 
 class JobsGranted(NamedTuple):
-    """From the fetcher: definitions as dispatched (stored already), and how long getting them took (s)."""
+    """From the fetcher: definitions as dispatched (stored already), and how long getting them took (s).
+
+    ``held``: bytes that a job before it, which leaves at the same time, may still write.
+    """
 
     definitions: tuple[Mapping[str, object], ...]
     seconds: float
     wall: float
+    held: int = 0
+
+
+class NotYet(NamedTuple):
+    """From the fetcher: why no job is asked for while another one leaves."""
+
+    reason: str
 
 
 class NoMoreJobs(NamedTuple):
@@ -86,6 +96,13 @@ class JobEntered(NamedTuple):
     job: Job
 
 
+class JobWaits(NamedTuple):
+    """To the monitor: the job stands still until it goes on (True) for a reason that is not its own."""
+
+    job_id: str
+    goes_on: bool = False
+
+
 class JobGone(NamedTuple):
     """To the monitor: the final report of the job is written, no more heartbeats."""
 
@@ -121,4 +138,4 @@ class DeadlineSet(NamedTuple):
 
 
 class LookAround(NamedTuple):
-    """To control/job: something has changed (a payload has ended, the pilot is to end): is there anything to do?"""
+    """To control/job: something has changed (a tail begins, the pilot is to end): is there anything to do?"""

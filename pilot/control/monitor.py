@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from pilot.control.component import Component
 from pilot.control.lifecycle import Event
-from pilot.control.messages import DeadlineSet, JobEntered, JobGone, PayloadEnded, PayloadStarted, ServerCommand
+from pilot.control.messages import (
+    DeadlineSet,
+    JobEntered,
+    JobGone,
+    JobWaits,
+    PayloadEnded,
+    PayloadStarted,
+    ServerCommand,
+)
 from pilot.control.reports import heartbeat_message
 from pilot.control.shutdown import StopReason
 from pilot.control.timers import Timers
@@ -68,6 +76,9 @@ class MonitorComponent(Component):
         """Do what the message asks for."""
         if isinstance(message, JobEntered):
             self._entered(message.job)
+        elif isinstance(message, JobWaits):
+            if message.job_id in self._watches:
+                self._limit_time(self._watches[message.job_id], waits=not message.goes_on)
         elif isinstance(message, JobGone):
             self._watches.pop(message.job_id, None)
             self._timers.cancel_prefix(f"{message.job_id}:")
@@ -87,8 +98,12 @@ class MonitorComponent(Component):
         watch = Watch(job, copy.copy(job), debug=job.debug, debug_command="debug" if job.debug else "")
         self._watches[job.jobid] = watch
         self._schedule_heartbeat(watch)
-        limit, text = self.ctx.leave_by, self.ctx.leave_by_text
-        if self.ctx.queue.job_maxwalltime and job.maxwalltime > 0:
+        self._limit_time(watch)
+
+    def _limit_time(self, watch: Watch, *, waits: bool = False) -> None:
+        """Set the job's time limit, counted from now; a job that waits has the pilot's own limit only."""
+        job, limit, text = watch.job, self.ctx.leave_by, self.ctx.leave_by_text
+        if self.ctx.queue.job_maxwalltime and job.maxwalltime > 0 and not waits:
             seconds = job.maxwalltime * self.ctx.queue.pilot_walltime_grace
             if time.monotonic() + seconds < limit:
                 limit, text = time.monotonic() + seconds, f"the job's maxWalltime allows {seconds:.0f} s"

@@ -13,15 +13,15 @@ from pilot.common.exception import FileHandlingFailure, PilotException
 from pilot.control.component import Component, describe
 from pilot.control.data import add_error
 from pilot.control.lifecycle import Event
-from pilot.control.messages import LookAround, PayloadEnded, PayloadStarted, RunPayload
+from pilot.control.messages import PayloadEnded, PayloadStarted, RunPayload
 from pilot.info.job import Job
-from pilot.monitoring.space import free_space
 from pilot.payload.command import build_environment, payload_command, shell_argv
 from pilot.payload.diagnose import FINDING_RANKS, Evidence, diagnose, find_core_dumps
 from pilot.payload.jobreport import read_job_report, remove_reports
 from pilot.payload.process import Child, ExitStatus
 from pilot.payload.transform import allowed_bases
 from pilot.util.cancel import CancelledError
+from pilot.util.space import free_space
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,6 @@ class PayloadComponent(Component):
     def _leave(self, job: Job, event: Event) -> None:
         self.say("idle")
         self.ctx.road.happened(job, event)
-        self.ctx.road.job_component.post(LookAround())
 
     # --- one payload --------------------------------------------------------------------------------------------------
 
@@ -98,7 +97,10 @@ class PayloadComponent(Component):
         def download(url: str) -> bytes:
             return fetch(url, timeout=timeout, verify=ctx.verify_tls())
 
-        return payload_command(job, job.workdir, bases, download, environ=ctx.environ)
+        experiment = ctx.experiment
+        return payload_command(
+            job, job.workdir, bases, download, environ=ctx.environ, remote=experiment.remote_inputs(job),
+            adapt=lambda text: experiment.job_parameters(job, text))
 
     def _start(self, job: Job, line: str) -> Child:
         """Start the shell line in the job's directory with its two output files."""

@@ -5,14 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
 from pilot.info.job import Job
 from pilot.panda.messages import ReportEnvironment, State, build_update, local_time, server_time
+from pilot.payload.textfiles import read_head
+from pilot.util.logs import job_log_path
 from pilot.version import PILOT_VERSION
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
+
+_METRICS_LIMIT = 500
+"""Characters of ``jobMetrics`` that the server keeps."""
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +35,10 @@ def _optional(what: str, ask: Callable[[], str], default: str = "") -> str:
 def report_environment(ctx: PilotContext, job: Job) -> ReportEnvironment:
     """Return what every update says about this pilot; the batch id is the job's own, fixed when it was granted."""
     environ = ctx.environ
+    log_url = next((spec.log_url for spec in job.logdata if spec.log_url), environ.get("GTAG", ""))
     return ReportEnvironment(
         site_name=ctx.queue.resource, node=ctx.node.host_name, scheduler_id=environ.get("PANDA_JSID") or "unknown",
-        gtag=_optional("the log's URL", lambda: ctx.experiment.pilot_id(environ.get("GTAG", ""), job.jobid), "unknown"),
+        gtag=_optional("the log's URL", lambda: ctx.experiment.pilot_id(log_url, job.jobid), "unknown"),
         version_tag=ctx.options.version_tag, pilot_version=PILOT_VERSION,
         cpu_consumption_unit=ctx.node.cpu_consumption_unit,
         cpu_architecture_level=_optional("the architecture level", ctx.experiment.cpu_architecture_level),
@@ -39,7 +46,28 @@ def report_environment(ctx: PilotContext, job: Job) -> ReportEnvironment:
 
 
 def _metrics(ctx: PilotContext, job: Job, *, final: bool) -> str:
-    return _optional("jobMetrics", lambda: ctx.experiment.job_metrics(job, final=final))
+    """Return the experiment's metrics and those of every job; the join key never falls victim to the limit."""
+    common = _optional("metrics of the transfers", lambda: _transfer_metrics(ctx, job))
+    own = " ".join(_optional("jobMetrics", lambda: ctx.experiment.job_metrics(job, final=final)).split())
+    room = _METRICS_LIMIT - len(common) - 1
+    if common and len(own) > room:
+        own = own[:room + 1].rpartition(" ")[0]
+    return f"{own} {common}".strip()
+
+
+def _transfer_metrics(ctx: PilotContext, job: Job) -> str:
+    """``rucioTraceError``, when there is one, and ``transferKey``: what the ids of all transfers of the job begin with.
+
+    The error of a middleware container or script comes by a file in the job's directory, or RUCIO_TRACE_ERROR.
+    """
+    if not job.has_transfers:
+        return ""
+    error = str(ctx.transfers.error(job.jobid) or ctx.environ.get("RUCIO_TRACE_ERROR", "0"))
+    name = ctx.settings.rucio.rucio_trace_error_file
+    if error == "0" and name:
+        error = read_head(job.workdir / Path(name).name, 20).decode("ascii", "replace").strip()
+    words = [f"rucioTraceError={error}"] if error.isdecimal() and error.isascii() and int(error) else []
+    return " ".join([*words, f"transferKey={job.jobid}.{job.attemptnr}"])
 
 
 def heartbeat_message(ctx: PilotContext, job: Job, state: State, *, stdout: str = "") -> Mapping[str, object]:
@@ -54,9 +82,10 @@ def final_message(ctx: PilotContext, job: Job, finished: bool) -> Mapping[str, o
     if not finished:
         from pilot.payload.extracts import log_extract
 
+        name = ctx.settings.pilot.pilotlog
         job.pilot_log_extract = _optional("the log extract", lambda: log_extract(
-            job.jobid, state, job.workdir, ctx.home / ctx.settings.pilot.pilotlog,
-            job.workdir / ctx.settings.payload.payloadstdout, job.errors))
+            job.jobid, state, job.workdir, job_log_path(job.jobid) or ctx.home / name,
+            job.workdir / ctx.settings.payload.payloadstdout, job.errors, log_name=name))
     return build_update(job, state, report_environment(ctx, job), time.time(),
                         job_metrics=_metrics(ctx, job, final=True))
 

@@ -9,7 +9,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Optional
 
 from pilot.control.lifecycle import Event, InvalidTransition, JobState, Stage, Step, next_step
-from pilot.control.messages import Clean, JobEntered, JobGone, JobLeft, Report, RunPayload, StageIn, StageOut, Validate
+from pilot.control.messages import (
+    Clean,
+    JobEntered,
+    JobGone,
+    JobLeft,
+    LookAround,
+    Report,
+    RunPayload,
+    StageIn,
+    StageOut,
+    Validate,
+)
 from pilot.control.reports import last_resort_message
 from pilot.info.job import Job
 from pilot.util.cancel import CancelToken
@@ -62,11 +73,6 @@ class Road:
         """The stages of the jobs on the road."""
         with self._lock:
             return [track.state.stage for track in self._tracks.values()]
-
-    def empty(self) -> bool:
-        """True when no job is on the road."""
-        with self._lock:
-            return not self._tracks
 
     # --- acting -------------------------------------------------------------------------------------------------------
 
@@ -126,7 +132,8 @@ class Road:
     def _note(self, track: Track, event: Event, detail: str) -> None:
         stage = track.state.stage.value
         self._ctx.store.add_transition(track.job.jobid, event.value, stage, detail)
-        os.environ["PILOT_JOB_STATE"] = stage
+        if next(reversed(self._tracks), track.job.jobid) == track.job.jobid:
+            os.environ["PILOT_JOB_STATE"] = stage  # of two jobs the one that came last
         logger.debug("job %s: %s -> %s", track.job.jobid, event.value, stage)
 
     def _do(self, track: Track, step: Step) -> None:
@@ -135,10 +142,9 @@ class Road:
             self.stagein.post(StageIn(job))
         elif step is Step.RUN_PAYLOAD:
             self.payload.post(RunPayload(job))
-        elif step is Step.STAGE_OUT_ALL:
-            self.stageout.post(StageOut(job, outputs=True))
-        elif step is Step.STAGE_OUT_LOG:
-            self.stageout.post(StageOut(job, outputs=False))
+        elif step in (Step.STAGE_OUT_ALL, Step.STAGE_OUT_LOG):
+            self.stageout.post(StageOut(job, outputs=step is Step.STAGE_OUT_ALL))
+            self.job_component.post(LookAround())  # with pipelining the next job may come from here on
         elif step in (Step.REPORT_FINISHED, Step.REPORT_FAILED):
             self.job_component.post(Report(job, finished=step is Step.REPORT_FINISHED))
         elif step is Step.CLEAN:

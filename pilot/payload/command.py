@@ -7,12 +7,13 @@ import logging
 import os
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pilot.common.errorcodes import ErrorCodes
 from pilot.common.exception import FileHandlingFailure, PilotException
 from pilot.info.job import Job
+from pilot.info.remoteinputs import replace_lines, replace_names
 from pilot.payload.textfiles import read_head
 from pilot.payload.transform import Fetch, get_transform, make_executable
 from pilot.util.safepath import UnsafePath, inside
@@ -43,21 +44,37 @@ def payload_command(
     fetch: Fetch,
     *,
     environ: Mapping[str, str],
+    remote: Mapping[str, str] | None = None,
+    adapt: Callable[[str], str] = str,
 ) -> str:
     """Return the complete shell line of a generic job: the resolved transformation, then jobPars as shell text.
 
     The files that ``writeToFile`` asks for are written first.
+
+    Args:
+        job: the job.
+        workdir: of the job.
+        bases: allowed bases of transformations.
+        fetch: downloads one.
+        environ: for the search for commands.
+        remote: LFN -> TURL of inputs that stay remote, for parameters and lists (``Experiment.remote_inputs``).
+        adapt: last change of the parameters (``Experiment.job_parameters``).
 
     Raises:
         PilotException: 1346 nothing to run was found; 1149, 1143 see ``get_transform``; 1303, 1098 see
             ``write_input_lists``.
     """
     word = resolve_transformation(job, workdir, bases, fetch, environ=environ)
-    return f"{word} {write_input_lists(job, workdir)}".strip()
+    return f"{word} {adapt(replace_names(write_input_lists(job, workdir, remote or {}), remote or {}))}".strip()
 
 
-def write_input_lists(job: Job, workdir: Path) -> str:
+def write_input_lists(job: Job, workdir: Path, remote: Mapping[str, str]) -> str:
     """Write the lists of inputs of ``writeToFile`` into the work directory (job-definition.md 5, step 7).
+
+    Args:
+        job: the job.
+        workdir: of the job.
+        remote: LFN -> TURL of inputs that stay remote.
 
     Returns:
         The job parameters, in which the lists have their names.
@@ -72,7 +89,7 @@ def write_input_lists(job: Job, workdir: Path) -> str:
     text, lists = apply_write_to_file(job.jobparams, parse_write_to_file(job.writetofile))
     for name, content in lists.items():
         try:
-            (workdir / name).write_text(content, encoding="utf-8")
+            (workdir / name).write_text(replace_lines(content, remote), encoding="utf-8")
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise FileHandlingFailure(

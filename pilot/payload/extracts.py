@@ -25,7 +25,8 @@ _CONNECT = re.compile(r"\bconnect: (\S+:\d+)")
 
 
 def log_extract(
-    job_id: str, state: str, workdir: Path, pilot_log: Path, stdout: Path, errors: ErrorList | None = None
+    job_id: str, state: str, workdir: Path, pilot_log: Path, stdout: Path, errors: ErrorList | None = None,
+    log_name: str = "",
 ) -> str:
     """Return the extract for a ``failed`` or ``holding`` job, empty for every other state.
 
@@ -39,13 +40,14 @@ def log_extract(
         pilot_log: the pilot's own log.
         stdout: payload.stdout.
         errors: the job's errors.
+        log_name: the name of the pilot log that people know, when the file of this job has another one.
     """
     if state not in ("failed", "holding"):
         return ""
     parts = [
         cut_bytes(_connections(job_id, workdir), _TRACER_LIMIT),
         cut_bytes(_errors(errors), _ERRORS_LIMIT),
-        _pilot_log(pilot_log),
+        _pilot_log(pilot_log, log_name or pilot_log.name),
     ]
     text = "\n".join(part for part in parts if part)
     room = EXTRACT_LIMIT - len(text.encode("utf-8", "replace")) - 1
@@ -75,12 +77,12 @@ def _errors(errors: ErrorList | None) -> str:
     return "\n".join(f"{error.code} {shorten(redact(error.diagnosis), 200)}" for error in ordered)
 
 
-def _pilot_log(path: Path) -> str:
+def _pilot_log(path: Path, name: str) -> str:
     """Return the last warnings and errors of the pilot log, repetitions removed, as many as fit."""
     lines = [line for line in printable(read_tail(path, _WINDOW)).split("\n") if _LEVEL.search(line)]
     if not lines:
         return ""
-    header = f"- Log from {path.name} -"
+    header = f"- Log from {name} -"
     room = _PILOT_LOG_LIMIT - len(header)
     chosen: list[str] = []
     for raw in reversed(_unique(lines)):

@@ -32,9 +32,10 @@ def job_page(store: PilotDB, job: JobRow) -> str:
             (clock(at), code, text) for at, code, text in store.errors(job_id)]),
         _table("Story", ("time (UTC)", "event", "stage", "detail"),
                [(clock(at), event, stage, detail) for at, event, stage, detail in store.story(job.job_id)]),
-        _table("Files", ("file", "direction", "tool", "bytes", "s", "status", "code", "detail"), [
-            (item["lfn"], item["direction"], item["tool"], item["bytes"], f"{item['seconds']:.2f}", item["status"],
-             item["code"], item["detail"]) for item in store.transfers(job.job_id)]),
+        _table("Files", ("transfer", "file", "direction", "tool", "bytes", "s", "status", "code", "detail"), [
+            (item["transfer_id"], item["lfn"], item["direction"], item["tool"], item["bytes"],
+             f"{item['seconds']:.2f}", item["status"], item["code"], item["detail"])
+            for item in store.transfers(job.job_id)]),
         _table("Samples", ("time (UTC)", "CPU s", "cores", "RSS MB", "processes"), [
             (clock(at), f"{cpu:.0f}", f"{cores:.2f}", rss // 1048576, count)
             for at, cpu, cores, rss, count in store.samples(job_id)]),

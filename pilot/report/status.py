@@ -36,6 +36,8 @@ def status_text(store: PilotDB, alive: bool) -> str:
     waiting = store.undelivered()
     lines += ["", f"outbox: {len(waiting)} message(s) wait for the server, "
                   f"{store.unacknowledged()} final report(s) not acknowledged"]
+    traces = store.waiting_traces()
+    lines += [f"traces: {traces} wait for the trace server"] if traces else []
     lines += [f"  job {entry.job_id}  {entry.state}{'  FINAL' if entry.final else ''}  {entry.attempts} attempt(s)  "
               f"{entry.last_error}" for entry in waiting]
     return "\n".join(map(_shown, lines))
@@ -60,6 +62,6 @@ def job_lines(store: PilotDB, job: JobRow) -> list[str]:
     lines += [f"    {clock(at)}  {event} -> {state}{'  ' + detail if detail else ''}"
               for at, event, state, detail in store.story(job.job_id)]
     lines += [f"    error {code}: {diagnosis}" for _, code, diagnosis in store.errors(job.job_id)]
-    lines += [f"    {item['direction']:<9} {item['lfn']}  {item['bytes']} B  {item['status']}"
+    lines += [f"    {item['direction']:<9} {item['lfn']}  {item['bytes']} B  {item['status']}  [{item['transfer_id']}]"
               f"{'  ' + str(item['detail']) if item['code'] else ''}" for item in store.transfers(job.job_id)]
     return lines

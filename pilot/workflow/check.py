@@ -14,12 +14,12 @@ from typing import Callable
 
 from pilot.common.errorcodes import shell_exit_code
 from pilot.common.exception import PilotException
-from pilot.monitoring.space import free_space
 from pilot.option_rules import server_base_url
 from pilot.options import Options
 from pilot.panda.credentials import Credentials
 from pilot.panda.server import PandaServer, user_agent
 from pilot.settings import Settings
+from pilot.util.space import free_space
 from pilot.version import PILOT_VERSION
 
 Finding = tuple[str, int, str]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Callable, Optional
 
 from pilot.common.errorcodes import shell_exit_code
-from pilot.option_rules import server_base_url
+from pilot.option_rules import server_base_url, traces_wanted
 from pilot.options import Options
 from pilot.panda.credentials import Credentials
 from pilot.panda.server import PandaServer, user_agent
@@ -15,6 +16,9 @@ from pilot.settings import Settings
 from pilot.store.pilotdb import OwnerLock, PilotDB
 from pilot.version import PILOT_VERSION
 from pilot.workflow.leftovers import find_databases, recover_database
+
+if TYPE_CHECKING:
+    from pilot.control.traces import TracePost
 
 # How long --recover repeats a delivery that fails: somebody is waiting at the terminal.
 _RECOVER_PATIENCE = 120.0
@@ -47,14 +51,27 @@ def _server_factory(options: Options, settings: Settings) -> Callable[[str], Pan
     return make
 
 
+def _trace_factory(options: Options, settings: Settings) -> Optional[Callable[[], TracePost]]:
+    from pilot.control.traces import TracePost, usable_url
+
+    if not (traces_wanted(options, os.environ) and usable_url(settings.rucio.url)):
+        return None
+
+    def make() -> TracePost:
+        return TracePost(settings, Credentials.from_environment(options))
+
+    return make
+
+
 def run_recover(options: Options, settings: Settings) -> int:
     """Deliver what killed pilots have left; 0 when nothing is left, 79 when a report could not be delivered."""
     found, code = _searched(options.recover or "")
     left = 0
     make_server = _server_factory(options, settings)
+    post_traces = _trace_factory(options, settings)
     for path in found:
         patience = min(_RECOVER_PATIENCE, settings.server.final_patience)
-        result = recover_database(path, make_server, settings, patience=patience)
+        result = recover_database(path, make_server, settings, patience=patience, post_traces=post_traces)
         if result.owner_alive:
             _say(f"{path}: its pilot is alive and delivers its reports itself")
             continue
@@ -62,6 +79,9 @@ def run_recover(options: Options, settings: Settings) -> int:
             _say(f"{path}: job {job_id} had no final report: reported as failed")
         problem = f"; {result.problem}" if result.problem else ""
         _say(f"{path}: {result.delivered} report(s) delivered, {result.left} left{problem}")
+        if result.traces or result.traces_left:
+            problem = f"; {result.trace_problem}" if result.trace_problem else ""
+            _say(f"{path}: {result.traces} trace(s) delivered, {result.traces_left} left{problem}")
         left += result.left
     return shell_exit_code(1318) if left else code
 

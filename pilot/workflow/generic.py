@@ -19,6 +19,7 @@ from pilot.control.monitor import MonitorComponent
 from pilot.control.payload import PayloadComponent
 from pilot.control.road import Road
 from pilot.control.shutdown import SignalArrived, WorkDone
+from pilot.control.traces import Transfers
 from pilot.panda.commands import Commands
 from pilot.panda.outbox import FileReporter, Outbox
 
@@ -49,6 +50,7 @@ def run(ctx: PilotContext) -> None:
         raise PilotException(text, code=code)
     clear_own_directory(ctx)
     ctx.reporter = _make_reporter(ctx)
+    ctx.transfers = Transfers(ctx)
     ctx.road = Road(ctx)
     fetcher = JobFetcher(ctx)
     job = JobComponent(ctx, fetcher)
@@ -63,11 +65,14 @@ def run(ctx: PilotContext) -> None:
     job.begin()
     deliver_leftovers(ctx)
     start_background(ctx)
+    ctx.transfers.start()
     _wait(ctx)
     _drain(ctx)
+    _drain_traces(ctx)
     for component in components:
         component.stop()
     ctx.reporter.close()
+    ctx.transfers.close()
     ctx.finished.set()
 
 
@@ -152,3 +157,25 @@ def _drain(ctx: PilotContext) -> None:
         wake = ctx.shutdown.next_wake(left)
         if isinstance(wake, SignalArrived) and ctx.shutdown.begin_signal(wake.signum):
             ctx.reporter.hurry()
+
+
+def _drain_traces(ctx: PilotContext) -> None:
+    """Give the last traces a moment to leave, after all reports; what is left stays in the store."""
+    limit = time.monotonic() + ctx.settings.rucio.trace_patience
+    over = threading.Event()
+
+    def done() -> None:
+        over.set()
+        ctx.shutdown.work_done()
+
+    if not ctx.transfers.begin_end(done):
+        return
+    while not over.is_set():
+        left = limit - time.monotonic()
+        if ctx.shutdown.deadline is not None:
+            left = min(left, ctx.shutdown.remaining(0.0) - min(_EXIT_SECONDS, ctx.shutdown.grace / 50))
+        if left <= 0:
+            return
+        wake = ctx.shutdown.next_wake(left)
+        if isinstance(wake, SignalArrived):
+            ctx.shutdown.begin_signal(wake.signum)

@@ -31,6 +31,7 @@ from pilot.util.procfs import ProcInfo
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
+    from pilot.control.traces import TracePost
     from pilot.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,10 @@ class Recovery:
     delivered: int = 0
     left: int = 0
     problem: str = ""
+    traces: int = 0
+    """Traces delivered."""
+    traces_left: int = 0
+    trace_problem: str = ""
 
 
 def find_databases(directory: Path) -> list[Path]:
@@ -156,7 +161,8 @@ def end_processes_of(pilots: Iterable[Mapping[str, object]]) -> int:
 
 
 def recover_database(path: Path, make_server: MakeServer, settings: Settings, *, patience: float,
-                     stop: Optional[CancelToken] = None) -> Recovery:
+                     stop: Optional[CancelToken] = None,
+                     post_traces: Optional[Callable[[], TracePost]] = None) -> Recovery:
     """Deliver what is in one database, unless its owner is alive.
 
     Args:
@@ -165,6 +171,7 @@ def recover_database(path: Path, make_server: MakeServer, settings: Settings, *,
         settings: pauses between attempts.
         patience: s that failing deliveries are repeated.
         stop: ends the waiting.
+        post_traces: gives what sends traces; None = traces are left where they are.
     """
     result = Recovery(path)
     lock = OwnerLock(path)
@@ -185,6 +192,11 @@ def recover_database(path: Path, make_server: MakeServer, settings: Settings, *,
         urls = [str(pilot["base_url"]) for pilot in store.pilots() if pilot["base_url"]]
         _deliver(store, make_server(urls[-1] if urls else ""), settings, result, patience, stop or CancelToken())
         result.left = store.unacknowledged()
+        result.traces_left = store.waiting_traces()
+        if post_traces is not None and result.traces_left:
+            from pilot.staging.tracesender import deliver_waiting
+
+            result.traces, result.traces_left, result.trace_problem = deliver_waiting(store, post_traces())
     finally:
         store.close()
         lock.release()
@@ -235,11 +247,18 @@ def deliver_leftovers(ctx: PilotContext) -> None:
     own = ctx.store.path
 
     def work() -> None:
+        post_traces = ctx.transfers.post if ctx.transfers.wanted else None
         for path in [path for place in sorted(places) for path in find_databases(place) if path != own]:
             if ctx.shutdown.stopping.cancelled:
                 return
-            result = recover_database(path, lambda _url: server, ctx.settings, patience=0.0, stop=ctx.shutdown.stopping)
+            result = recover_database(path, lambda _url: server, ctx.settings, patience=0.0, stop=ctx.shutdown.stopping,
+                                      post_traces=post_traces)
+            if result.trace_problem:
+                post_traces = None  # the trace server is away: one attempt is enough
             if result.delivered or result.left:
                 logger.info("%s of a dead pilot: %d report(s) delivered, %d left", path, result.delivered, result.left)
+            if result.traces or result.traces_left:
+                logger.info("%s of an earlier pilot: %d trace(s) delivered, %d left%s", path, result.traces,
+                            result.traces_left, f" ({result.trace_problem})" if result.trace_problem else "")
 
     threading.Thread(target=work, name="leftovers", daemon=True).start()

@@ -25,7 +25,7 @@ from pilot.info.infoservice import InfoService
 from pilot.info.queuedata import QueueData
 from pilot.monitoring.batch import find_batch_system
 from pilot.monitoring.node import NodeDescription
-from pilot.option_rules import canonical_workflow, is_harvester_mode, server_base_url
+from pilot.option_rules import canonical_workflow, is_harvester_mode, server_base_url, traces_wanted
 from pilot.options import Options
 from pilot.panda.credentials import Credentials
 from pilot.panda.server import PandaServer, user_agent
@@ -35,6 +35,7 @@ from pilot.store.pilotdb import DATABASE_NAME, OwnerLock, PilotDB
 from pilot.user import load_experiment
 from pilot.util.cancel import CancelledError
 from pilot.util.fetch import fetch
+from pilot.util.helper import HelperPool
 from pilot.util.logs import log_banner, redirect_stdout, setup_logging
 from pilot.util.redact import redact
 from pilot.util.removal import remove_tree
@@ -76,6 +77,7 @@ def run(options: Options, settings: Settings) -> int:
         node=NodeDescription(environ),
         batch=find_batch_system(environ), harvester=is_harvester_mode(options, environ),
         kubernetes="K8S_JOB_ID" in environ, started=started,
+        helpers=HelperPool(home, tuple(filter(None, [settings.transfers.helper_python]))),
         shutdown=Shutdown(settings.shutdown.pod_deadline if options.pod else settings.shutdown.deadline,
                           kubernetes="K8S_JOB_ID" in environ))
     logger.info("node %s, batch job %s, process %d, Python %s (%s), work directory %s", ctx.node.host_name,
@@ -134,7 +136,7 @@ def _export_environment(options: Options, home: Path, launch_dir: Path) -> None:
         "PILOT_JOB_STATE": "startup", "PILOT_VERSION": PILOT_VERSION, "PILOT_WRAP_UP": "NORMAL",
         "PILOT_PROXY_VERIFICATION": str(options.verify_proxy),
         "PILOT_PAYLOAD_PROXY_VERIFICATION": str(options.verify_payload_proxy), "SERVER_UPDATE": "NOT_DONE",
-        "PILOT_RESOURCE_NAME": options.hpc_resource, "PILOT_USE_RUCIO_TRACES": str(options.use_rucio_traces),
+        "PILOT_RESOURCE_NAME": options.hpc_resource, "PILOT_USE_RUCIO_TRACES": str(traces_wanted(options, os.environ)),
         "PILOT_ES_EXECUTOR_TYPE": options.executor_type, "PILOT_STAGEOUT_ATTEMPTS": str(options.stageout_attempts),
         "QUEUEDATA_SERVER_URL": options.queuedata_url,
     }
@@ -267,14 +269,18 @@ def _leave(ctx: PilotContext) -> int:
     _send_worker_status(ctx, "finished", wait=min(5.0, ctx.shutdown.remaining(5.0)))
     left = ctx.store.unacknowledged()
     code = _exit_code(ctx, left)
+    traces = ctx.store.waiting_traces()
     ctx.store.end(ctx.token, code)
     ctx.store.close()
     ctx.lock.release()
+    ctx.helpers.close(at_once=True)
     ctx.supervisor.close()
     if left:
         logger.critical("%d final report(s) were not acknowledged; they are kept in %s: deliver them with "
                         "pilot.py --recover %s", left, ctx.store.path, ctx.home)
         _tell(f"{left} final report(s) were not acknowledged; deliver them with pilot.py --recover {ctx.home}")
+    if traces:
+        _tell_of_traces(ctx, traces, kept=bool(left))
     reason = ctx.shutdown.reason
     if reason is not None and reason.exit_code and not reason.signum:
         _tell(reason.text)
@@ -301,6 +307,15 @@ def _exit_code(ctx: PilotContext, left: int) -> int:
             return shell_exit_code(ctx.exit_error)
         return process_exit_code(ctx.exit_error)
     return 0
+
+
+def _tell_of_traces(ctx: PilotContext, count: int, *, kept: bool) -> None:
+    """Say what becomes of traces that were not taken in time. They decide neither exit code nor clean-up."""
+    if kept or ctx.home == ctx.launch_dir or not ctx.options.cleanup:
+        logger.warning("%d trace(s) wait in %s for the next pilot here, or for pilot.py --recover", count,
+                       ctx.store.path)
+    else:
+        logger.warning("%d trace(s) could not be sent and are lost with the main work directory", count)
 
 
 def _tell(text: str) -> None:

@@ -99,35 +99,6 @@ def test_the_next_job_may_be_one_of_the_same_task(farm: Farm, option: str) -> No
         assert (farm.state(other), farm.state(same)) == ("holding", "holding")
 
 
-def test_pipelining_runs_the_next_payload_while_outputs_leave(farm: Farm) -> None:
-    farm.set_queue(timefloor=3600)
-    out, payload = farm.gate("copyout"), farm.gate("payload")
-    first = farm.submit_job("echo result > first.dat", outputs=["first.dat"])
-    second = farm.submit_job(payload.shell(), inputs={"in.dat": b"data"})
-    pilot = farm.start_gated("-x", "1", settings={"jobs.pipelining": True})
-    out.reached()
-    payload.reached()  # the second payload runs while the first output is on its way
-    assert farm.state(first) != "holding"
-    payload.open()
-    out.open()
-    assert pilot.wait() == 0
-    assert [farm.final(job)["state"] for job in (first, second)] == ["finished", "finished"]
-
-
-def test_pipelining_does_not_run_further_ahead_than_one_job(farm: Farm) -> None:
-    farm.set_queue(timefloor=3600)
-    out = farm.gate("copyout")
-    first = farm.submit_job("echo result > first.dat", outputs=["first.dat"])
-    second, third = farm.submit_job(), farm.submit_job()
-    pilot = farm.start_gated("-x", "1", settings={"jobs.pipelining": True})
-    out.reached()
-    pilot.wait_output(f"job {second}: payload ended")
-    assert farm.state(third) == "activated"
-    out.open()
-    assert pilot.wait() == 0
-    assert [farm.final(job)["state"] for job in (first, second, third)] == ["finished"] * 3
-
-
 def test_without_pipelining_nothing_overlaps(farm: Farm) -> None:
     farm.set_queue(timefloor=3600)
     out = farm.gate("copyout")
@@ -143,23 +114,6 @@ def test_without_pipelining_nothing_overlaps(farm: Farm) -> None:
                   and request.params.get("job_status") == "finished")
     assert report <= granted + 1.0
     assert [farm.final(job)["state"] for job in (first, second)] == ["finished", "finished"]
-
-
-def test_a_killed_job_in_the_pipeline_leaves_the_other_alone(farm: Farm) -> None:
-    farm.set_queue(timefloor=3600)
-    out, payload = farm.gate("copyout"), farm.gate("payload")
-    first = farm.submit_job("echo result > first.dat", outputs=["first.dat"])
-    second = farm.submit_job(payload.shell())
-    pilot = farm.start_gated("-x", "1", settings={"jobs.pipelining": True, "pilot.heartbeat": 1})
-    out.reached()
-    payload.reached()
-    farm.wait_state(second, "running")
-    farm.server.kill(second)
-    pilot.wait_output(f"job {second}: kill in stage payload")
-    out.open()
-    assert pilot.wait() == 0
-    assert farm.final(first)["state"] == "finished"
-    assert farm.final(second)["pilotErrorCode"] == 1144
 
 
 def test_an_experiment_may_be_named_by_its_class(farm: Farm) -> None:

@@ -44,8 +44,9 @@ def accepted(farm: Farm, job: int) -> List[Any]:
     return [update for update in farm.final_updates(job) if update["_stored"]]
 
 
-def test_kill_at_random_instants(farm: Farm) -> None:
-    farm.set_queue(timefloor=3600)
+@pytest.mark.parametrize("pipelining", [False, True])
+def test_kill_at_random_instants(farm: Farm, pipelining: bool) -> None:
+    farm.set_queue(timefloor=3600, params={"pipelining": pipelining})
     jobs = [farm.submit_job(f"echo result > out{number}.dat; setsid sleep 0.02", outputs=[f"out{number}.dat"],
                             log=bool(number % 2), inputs={"in.dat": b"data"} if number % 3 else {})
             for number in range(8 * KILLS)]
@@ -65,7 +66,7 @@ def test_kill_at_random_instants(farm: Farm) -> None:
         for done in [recovery(farm, pilot.directory) for pilot, _ in crowd]:
             assert done.wait() == 0, done.output
     stored = [int(job) for directory in directories for job in stored_jobs(directory)]
-    assert len(stored) == len(set(stored)) > KILLS
+    assert len(stored) == len(set(stored)) > LANES, "a busy machine gets few jobs done between two kills, but some"
     for job in stored:
         assert len(accepted(farm, job)) == 1, (job, farm.state(job))
     unknown = [job for job in jobs if farm.state(job) != "activated" and job not in stored]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -207,11 +208,12 @@ def test_closed_job_in_debug_mode_gets_no_more_heartbeats(farm: Farm) -> None:
     farm.server.faults.add("update_job", "command", text="alreadydone")
     pilot.wait_output("no more heartbeats")
     before = len(farm.server.job(job)["updates"])
+    time.sleep(3)  # three periods, in which nothing may come but what was on its way when the answer arrived
     gate.open()
     pilot.wait()
     ended_well(pilot)
     states = [update["state"] for update in farm.server.job(job)["updates"][before:]]
-    assert "debug mode off" not in pilot.log and states == ["finished"]
+    assert "debug mode off" not in pilot.log and states in (["finished"], ["running", "finished"])
 
 
 def test_server_that_has_one_dialect_only(farm: Farm) -> None:

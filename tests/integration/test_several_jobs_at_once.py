@@ -22,12 +22,12 @@ def take_jobs(farm: Farm, count: int) -> List[Dict[str, Any]]:
     return jobs
 
 
-def start_with_file(farm: Farm, jobs: List[Dict[str, Any]]) -> Pilot:
+def start_with_file(farm: Farm, jobs: List[Dict[str, Any]], *options: str, **how: Any) -> Pilot:
     """Start a pilot that finds the jobs in ``pandaJobData.out``."""
     launch: Path = farm.directory / "launch"
     launch.mkdir()
     (launch / "pandaJobData.out").write_text(json.dumps({str(job["PandaID"]): job for job in jobs}))
-    return farm.start_pilot(directory=launch)
+    return farm.start_pilot(*options, directory=launch, **how)
 
 
 def test_jobs_of_one_file_run_one_after_the_other(farm: Farm) -> None:

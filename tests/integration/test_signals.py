@@ -288,7 +288,7 @@ def test_as_process_1(farm: Farm) -> None:
 
 def test_two_jobs_at_once_are_both_reported(farm: Farm) -> None:
     stageout, payload = farm.gate("copyout"), farm.gate("payload")
-    farm.set_queue(timefloor=3600)
+    farm.set_queue(timefloor=3600, maxrss=1)
     first = farm.submit_job("echo result > out.dat", outputs=["out.dat"])
     second = farm.submit_job(payload.shell())
     pilot = farm.start_gated(settings={"jobs.pipelining": True})

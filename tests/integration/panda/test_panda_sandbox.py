@@ -28,9 +28,11 @@ from pilot.info.job import Job  # noqa: E402
 from pilot.panda.commands import parse_commands  # noqa: E402
 from pilot.panda.credentials import Credentials  # noqa: E402
 from pilot.panda.errors import TransportError  # noqa: E402
+from pilot.panda.keypairs import KeyPairs  # noqa: E402
 from pilot.panda.messages import ReportEnvironment, build_update  # noqa: E402
 from pilot.panda.server import JobRequest, PandaServer, Verdict, user_agent  # noqa: E402
 from pilot.settings import default_settings  # noqa: E402
+from pilot.util.redact import redact  # noqa: E402
 from sandbox import Sandbox, TLSFiles  # noqa: E402
 
 ENV = ReportEnvironment(
@@ -228,6 +230,37 @@ def test_credentials_that_the_server_gives_out(dialect: str, box: Sandbox) -> No
     assert server.get_key_pair("pub", "priv") == ("public-value", "private-value")
     assert server.get_token_key("pilot_server") == "key-abcdef"
     assert server.get_access_token("pilot_server", "key-abcdef") == "token-abcdef"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_keys_of_object_stores_are_asked_for_once_and_masked(dialect: str, box: Sandbox) -> None:
+    box.creds.flags["Robot Pilot"] = "k"
+    box.creds.key_pairs["pub", "priv"] = (f"public-of-{dialect}", f"private-of-{dialect}")
+    server, keys = client(box.url, dialect), KeyPairs()
+    assert keys.get(server, "pub", "priv") == (f"public-of-{dialect}", f"private-of-{dialect}")
+    box.creds.key_pairs.clear()
+    assert keys.get(server, "pub", "priv") == (f"public-of-{dialect}", f"private-of-{dialect}")
+    assert redact(f"copying with private-of-{dialect}") == "copying with ********"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_keys_that_the_server_refuses_are_a_warning(
+    dialect: str, box: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, keys = client(box.url, dialect), KeyPairs()
+    assert keys.get(server, "pub", "priv") == ("", "")
+    assert "pub/priv" in caplog.text and "authorized" in caplog.text
+    assert keys.get(None, "pub", "priv") == ("", "")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_keys_are_asked_for_again_after_a_failure_of_the_network(dialect: str, box: Sandbox) -> None:
+    box.creds.flags["Robot Pilot"] = "k"
+    box.creds.key_pairs["pub", "priv"] = ("public-value", "private-value")
+    box.faults.add("get_key_pair", "http_503", times=1)
+    server, keys = client(box.url, dialect), KeyPairs()
+    assert keys.get(server, "pub", "priv") == ("", "")
+    assert keys.get(server, "pub", "priv") == ("public-value", "private-value")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from pilot.common.exception import CommunicationFailure, PilotException
+from pilot.info.filespec import FileSpec
 from pilot.info.job import Job
 from pilot.payload.command import PRIVATE_VARIABLES, build_environment, payload_command, shell_argv
 from pilot.payload.transform import GENERIC_BASES, allowed_bases, get_transform, is_allowed
+from pilot.user.base import Experiment
 from pilot.util.cancel import CancelledError, CancelToken
 from pilot.util.fetch import FetchError, fetch
 
@@ -295,6 +297,25 @@ def test_lists_of_inputs_are_written_for_the_payload(tmp_path: Path) -> None:
     assert (tmp_path / "inputFor_o.root.txt").read_text() == "--in\na.1\nb.2\n"
     assert (tmp_path / "other.txt").read_text() == "c\n"
     assert line_of(job, tmp_path).startswith("echo @inputFor_o.root.txt --out")  # a second look changes nothing
+
+
+def test_inputs_that_stay_remote_have_their_urls_in_parameters_and_lists(tmp_path: Path) -> None:
+    job = Job(jobid="1", transformation="echo", writetofile="list:a.root,b.root",
+              jobparams="--in=@list --more=a.root,b.root")
+    url = "root://se//a.root?x=1&y=2"
+    line = payload_command(job, tmp_path, (), no_fetch, environ=ENVIRON, remote={"a.root": url},
+                           adapt=lambda text: f"{text} --directIn")
+    assert line == f"echo @list.txt --more='{url}',b.root --directIn"
+    assert (tmp_path / "list.txt").read_text() == f"--in\n{url}\nb.root\n"
+
+
+def test_an_experiment_gives_the_urls_of_remote_inputs_but_not_to_build_jobs() -> None:
+    remote = FileSpec("a.root", status="remote_io", turl="root://se//a.root")
+    job = Job(jobid="1", indata=[remote, FileSpec("b.root", status="transferred")])
+    assert Experiment().remote_inputs(job) == {"a.root": "root://se//a.root"}
+    job.outdata = [FileSpec("user.x.lib.tgz", "output")]
+    assert Experiment().remote_inputs(job) == {}
+    assert Experiment().job_parameters(job, "-x") == "-x"
 
 
 def test_a_list_of_inputs_that_cannot_be_written_fails_the_job(tmp_path: Path) -> None:

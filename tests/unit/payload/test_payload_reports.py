@@ -16,6 +16,13 @@ def extract(directory: Path, state: str = "failed", errors: ErrorList | None = N
     return log_extract("77", state, directory, directory / "pilotlog.txt", directory / "payload.stdout", errors)
 
 
+def test_the_extract_names_the_log_as_people_know_it(tmp_path: Path) -> None:
+    (tmp_path / "pilotlog-77.txt").write_text("2026-01-31 | ERROR | trouble\n")
+    text = log_extract("77", "failed", tmp_path, tmp_path / "pilotlog-77.txt", tmp_path / "payload.stdout",
+                       log_name="pilotlog.txt")
+    assert text == "- Log from pilotlog.txt -\n2026-01-31 | ERROR | trouble"
+
+
 def test_the_extract_has_all_parts_and_fits_in_1024_bytes(tmp_path: Path) -> None:
     connection = "2026-01-31 12:00:00.123456 : INFO     connect: 188.185.85.104:443  cmd: python3\n"
     (tmp_path / "pandatracerlog.txt").write_text(connection * 500)
