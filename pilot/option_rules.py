@@ -129,3 +129,8 @@ def compose_url(url: str, port: Optional[int]) -> str:
     if port is not None and not has_port:
         host = f"{host}:{port}"
     return f"{scheme.lower()}://{userinfo}{at}{host}{slash}{path}".rstrip("/")
+
+
+def traces_wanted(options: Options, environ: Mapping[str, str]) -> bool:
+    """Return False when ``--use-rucio-traces`` or PILOT_USE_RUCIO_TRACES switches the Rucio traces off."""
+    return options.use_rucio_traces and environ.get("PILOT_USE_RUCIO_TRACES", "").strip().lower() not in _FALSE

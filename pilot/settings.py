@@ -113,6 +113,10 @@ class Settings:
         _schema_of(key)
         return self.origins.get(key, "default")
 
+    def values(self) -> dict[str, Any]:
+        """Return every value as ``section.key`` -> what JSON can hold; ``restored_settings`` is the way back."""
+        return {key: _plain(self.get(key)) for key in _SCHEMA}
+
     def describe_changes(self) -> list[str]:
         """Return a line ``section.key = value (default ..., set by origin)`` per value that is not its default; it
         also says so where nothing in this version acts on the value."""
@@ -172,6 +176,33 @@ def default_settings(**overrides: object) -> Settings:
     return _build([_Layer("argument", overrides)], Problems())
 
 
+def restored_settings(values: Mapping[str, Any]) -> Settings:
+    """Return the settings whose ``values()`` another process has handed over; no file is read.
+
+    Raises:
+        SettingsError: a key is missing or a value is of the wrong type.
+    """
+    problems = Problems()
+    problems.errors.extend(f"handed over settings: no {key}" for key in _SCHEMA if key not in values)
+    converted = {key: _convert(key, values[key], "handed over settings", problems) for key in _SCHEMA if key in values}
+    if problems.errors:
+        raise SettingsError(problems.errors)
+    return Settings(**_sections(converted))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: cls(**{item.name: values[f"{name}.{item.name}"] for item in fields(cls)})
+        for name, cls in SECTIONS.items()
+    }
+
+
 def _build(layers: list[_Layer], problems: Problems) -> Settings:
     raw = read_yaml(DEFAULT_FILE, {}, problems)
     values: dict[str, Any] = {key: _convert(key, value, "default", problems) for key, value in raw.items()}
@@ -193,11 +224,7 @@ def _build(layers: list[_Layer], problems: Problems) -> Settings:
         for key, origin in origins.items()
         if values[key] != defaults[key]
     )
-    sections: dict[str, Any] = {
-        name: cls(**{item.name: values[f"{name}.{item.name}"] for item in fields(cls)})
-        for name, cls in SECTIONS.items()
-    }
-    return Settings(**sections, origins=origins, warnings=tuple(problems.warnings), changes=changes)
+    return Settings(**_sections(values), origins=origins, warnings=tuple(problems.warnings), changes=changes)
 
 
 def _site_layers(options: Optional[Options], environ: Mapping[str, str], problems: Problems) -> Iterator[_Layer]:

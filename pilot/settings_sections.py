@@ -128,11 +128,11 @@ class PayloadSection(Section):
 class ContainerSection(Section):
     """Container set-up and the files of containerised helpers."""
 
-    setup_type: str = _key("ALRB, or singularity/apptainer for direct execution")
+    setup_type: str = _key("singularity or apptainer for direct execution; ALRB is for experiments that have it")
     container_script: str = _key("script that runs inside the container")
     release_setup: str = _key("release set-up script")
-    middleware_container: str = _key("container of the stage-in/out helpers")
-    middleware_container_no_path: str = _key("the same as a name without path")
+    middleware_container: str = _key("container of the stage-in/out helpers: a name of ALRB, or an image's path or URL")
+    middleware_container_no_path: str = _key("the same as a name without path, used when ALRB_CONT_UNPACKEDDIR is set")
     middleware_container_stagein_script: str = _key("stage-in helper script")
     middleware_container_stageout_script: str = _key("stage-out helper script")
     stagein_status_dictionary: str = _key("result of the stage-in helper")
@@ -174,8 +174,9 @@ class FileSection(Section):
 class RucioSection(Section):
     """The Rucio service."""
 
-    url: str = _key("trace server")
-    rucio_trace_error_file: str = _key("last error of sending a trace")
+    url: str = _key("trace server; empty = no traces")
+    rucio_trace_error_file: str = _key("in the job's directory: number of the error when its traces do not get away")
+    trace_patience: float = _key("that the pilot waits at its end for traces to be taken", "s", minimum=0)
     host: str = _key("Rucio server when --rucio-host is empty")
 
 
@@ -231,6 +232,11 @@ class TransfersSection(Section):
     stagein_timeout_base: int = _key("time-out of a transfer, before what its size adds", "s", minimum=1)
     no_progress_timeout: int = _key("without a moved byte before a transfer is broken off", "s", minimum=1)
     copy_chunk: int = _key("read and write unit of local copies", "bytes", minimum=4096)
+    overwrite: bool = _key("replace another file at the destination of an output; a queue's copytools may say so, too")
+    helper_python: str = _key("Python for client libraries; empty = the pilot's, else the first python3 that has them")
+    declare_replicas: str = _key(
+        "what Rucio is told of an input whose checksum is wrong twice", choices=("no", "suspicious", "bad")
+    )
     fsync: bool = _key("force copied files to disk before they count as stored")
 
 
@@ -258,7 +264,7 @@ class JobsSection(Section):
     """How jobs follow each other and are reported."""
 
     compat_requote: bool = _key("rewrite job parameters with the quoting of Pilot 2 and 3")
-    pipelining: bool = _key("fetch and stage in the next job while the outputs of the last one leave")
+    pipelining: bool = _key("fetch and stage in the next job while the last one leaves; the queue's word wins")
     reference_exit_codes: bool = _key("exit codes of Pilot 3 where they differ (1 after a failed stage-in, ...)")
     pilot_timing_fields: int = _key("fields of pilotTiming: 5, or 6 as Pilot 3 sends", minimum=5)
 
@@ -305,25 +311,19 @@ WITHOUT_EFFECT: frozenset[str] = frozenset(
     f"{section}.{key}"
     for section, keys in {
         "pilot":
-            "stageinlog stageoutlog rtlogging ssl_enable ssl_verify pilot_heartbeat pilot_heartbeat_file "
+            "rtlogging ssl_enable ssl_verify pilot_heartbeat pilot_heartbeat_file "
             "free_space_limit_running maximum_output_file_size maximum_input_file_sizes "
             "local_size_limit_stdout looping_verification_time looping_limit_default "
             "looping_limit_min_default kill_instruction_time kill_instruction_filename "
             "proxy_verification_time payload_proxy_from_server disk_space_verification_time "
             "memory_usage_verification_time process_verification_time thread_check cpu_check timing_file "
             "redundant utility_after_payload_started http_connect_timeout update_sleep "
-            "remotefileverification_dictionary remotefileverification_log remotefileverification_instant "
+            "remotefileverification_instant "
             "base_trace_report checks",
         "payload": "metadata",
-        "container":
-            "setup_type container_script release_setup middleware_container middleware_container_no_path "
-            "middleware_container_stagein_script middleware_container_stageout_script "
-            "stagein_status_dictionary stagein_replica_dictionary stageout_status_dictionary "
-            "middleware_stagein_stdout middleware_stagein_stderr middleware_stageout_stdout "
-            "middleware_stageout_stderr",
+        "container": "container_script release_setup",
         "harvester": "job_request_file jobs_list_file workerattributes_file stageoutn_file",
         "hpc": "scratch",
-        "rucio": "url rucio_trace_error_file host",
         "message_broker": "url receiver_port",
         "limits": "looping_analysis looping_production",
         "plugins": "resources",

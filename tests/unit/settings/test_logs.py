@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -10,10 +11,12 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from pilot.util import logs
+from pilot.util.logowner import owners
 from pilot.version import PILOT_VERSION
 
 ROOT = Path(__file__).parents[3]
@@ -243,3 +246,68 @@ def test_no_string_of_a_stranger_forges_a_line_or_steers_a_terminal(tmp_path, ca
         first, second = text.rstrip("\n").split("\n")
         assert re.fullmatch(rf"{STAMP} \| INFO     \| job 1", first)
         assert second == r"    2026-01-01 00:00:00,000 | CRITICAL | forged\x1b[2J\x9b\r\x00\u202etxt.exe" "\ttab"
+
+
+def overlapping(tmp_path: Path) -> None:
+    """Job 11 leaves while job 22 has the pilot log."""
+    logs.setup_logging(tmp_path / "pilotlog.txt", stdout=False)
+    for jobid in ("11", "22"):
+        logs.start_job_log(jobid, overlapping=True)
+    owners.work_for("")
+
+
+def test_a_job_that_leaves_keeps_its_own_log_beside_the_next_jobs(tmp_path):
+    overlapping(tmp_path)
+    logger.info("job %s: from anywhere", "11")
+    logger.info("job %s: from anywhere", "22")
+    logger.info("nobody's line")
+    owners.work_for("11")
+    logger.info("what a thread of the first job says")
+    hand = Thread(target=owners.for_the_same_job(lambda: logger.info("what its helper says")))
+    hand.start()
+    hand.join()
+    logger.info("job %s: named by a thread of the other one", "22")
+    owners.work_for("22")
+    logger.info("what a thread of the second job says")
+    first, second = (path.read_text() for path in (tmp_path / "pilotlog-11.txt", tmp_path / "pilotlog.txt"))
+    for line in ("job 11: from anywhere", "what a thread of the first job says", "what its helper says"):
+        assert line in first and line not in second
+    for line in ("job 22: from anywhere", "what a thread of the second job says", "named by a thread of the other one"):
+        assert line in second and line not in first
+    assert "nobody's line" in first and "nobody's line" in second
+
+
+def test_the_log_of_a_job_that_has_left_grows_no_more_and_no_line_is_lost(tmp_path):
+    overlapping(tmp_path)
+    before = logging.getLogger().handlers[:]
+    logs.end_job_log("11")
+    logger.info("job %s: late", "11")
+    assert "late" not in (tmp_path / "pilotlog-11.txt").read_text()
+    assert "job 11: late" in (tmp_path / "pilotlog.txt").read_text()
+    assert len(logging.getLogger().handlers) == len(before) - 1
+
+
+def test_an_overlapping_job_has_one_name_for_its_log_from_the_beginning(tmp_path):
+    overlapping(tmp_path)
+    names = [logs.job_log_path(jobid) for jobid in ("11", "22")]
+    assert names == [tmp_path / "pilotlog-11.txt", tmp_path / "pilotlog-22.txt"]
+    assert os.path.samefile(names[1], tmp_path / "pilotlog.txt")
+    logs.end_job_log("11")
+    logs.start_job_log("33", overlapping=True)
+    assert [logs.job_log_path(jobid) for jobid in ("11", "22")] == names
+    assert not os.path.samefile(names[1], tmp_path / "pilotlog.txt")
+
+
+def test_a_file_system_without_hard_links_keeps_the_logs_apart_too(tmp_path, monkeypatch):
+    def no_links(*_args: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    overlapping(tmp_path)
+    logger.info("job %s: goes on", "11")
+    logger.info("job %s: begins", "22")
+    assert "job 11: goes on" in (tmp_path / "pilotlog-11.txt").read_text()
+    assert "job 22: begins" in (tmp_path / "pilotlog.txt").read_text()
+    logs.end_job_log("11")
+    logs.start_job_log("33", overlapping=True)
+    assert "job 22: begins" in (tmp_path / "pilotlog-22.txt").read_text()

@@ -72,7 +72,7 @@ def test_every_key_is_described():
     ("harvester.job_request_file", "worker_requestjob.json"), ("harvester.kill_worker_file", "kill_worker"),
     ("harvester.pandajob_file", "HPCJobs.json"), ("harvester.workerattributes_file", "worker_attributes.json"),
     ("harvester.stageoutn_file", "event_status.dump.json"), ("hpc.scratch", "/tmp/scratch/"),
-    ("file.checksum_type", "adler32"), ("rucio.host", "https://voatlasrucio-server-prod.cern.ch:443"),
+    ("file.checksum_type", "adler32"), ("rucio.host", ""),
     ("message_broker.receiver_port", 61013), ("token.download_check", 3600), ("workernode.map", "workernode_map.json"),
     ("server.api", "auto"), ("server.gzip", True), ("server.read_timeout", 120), ("server.final_patience", 7200),
     ("transfers.copy_chunk", 1024**2), ("shutdown.deadline", 100), ("limits.looping_production", 43200),
