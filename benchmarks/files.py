@@ -16,7 +16,7 @@ from figures import Table
 from rig import HERE, Bench
 
 
-def _fields(inputs: Mapping[str, Path], outputs: List[str]) -> Dict[str, Any]:
+def file_fields(inputs: Mapping[str, Path], outputs: List[str]) -> Dict[str, Any]:
     """The file fields of a job definition."""
 
     def adler(path: Path) -> str:
@@ -60,7 +60,7 @@ class _Staged:
 
     def run(self, inputs: Mapping[str, Path], outputs: List[str]) -> None:
         bench = self.bench
-        job = bench.submit(str(self.script), **_fields(inputs, outputs))
+        job = bench.submit(str(self.script), **file_fields(inputs, outputs))
         for path in self.outputs.iterdir():
             path.unlink()
         ended = bench.run("--input-dir", str(self.inputs), "--output-dir", str(self.outputs))

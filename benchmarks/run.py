@@ -19,6 +19,7 @@ from typing import Callable, Dict
 
 import endings
 import files
+import pipeline
 import small_jobs
 import steady
 from figures import Table
@@ -41,6 +42,7 @@ def main() -> int:
         "true": lambda: small_jobs.measure(table, python, runs),
         "https": lambda: small_jobs.measure_https(table, python, runs),
         "next": lambda: endings.measure_next_job(table, python, runs),
+        "pipeline": lambda: pipeline.measure(table, python, few + 1, size // 2, options.dir),
         "signal": lambda: endings.measure_signal(table, python, few),
         "kill": lambda: endings.measure_kill(table, python, few),
         "small": lambda: files.measure_small(table, python, few),
