@@ -21,7 +21,7 @@ from tests.grid.test_jobs import SCOPE, Site, site
 from tests.grid.testbed.xrootd import GsiXRootD, XRootD
 from tests.unit.staging.conftest import planned
 
-__all__ = ["farm", "planned", "site"]
+__all__ = ["planned", "site"]
 
 
 def rows(site: Site, job: int, lfn: str) -> list[tuple[Any, Any]]:
