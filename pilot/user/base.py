@@ -16,6 +16,7 @@ from pilot.info.remoteinputs import remote_names
 if TYPE_CHECKING:
     from pilot.info.job import Job
     from pilot.info.middleware import MiddlewareCommand, MiddlewareTask
+    from pilot.info.payloadtask import Moment, PayloadCommand, PayloadTask, UtilityCommand
     from pilot.info.queuedata import QueueData
 
 
@@ -99,6 +100,42 @@ class Experiment:
     def payload_environment(self, job: Job) -> Mapping[str, str]:
         """Variables for the payload beside those that every experiment gets."""
         return {}
+
+    def payload_command(self, task: PayloadTask) -> PayloadCommand:
+        """Called when the inputs are there; returns how the payload is run, without its container.
+
+        The default starts the transformation (downloaded when it is a URL) with the job parameters.
+
+        Raises:
+            PilotException: the command cannot be made (1149, 1143, 1346, 1186, ...); the job fails with that code.
+        """
+        from pilot.info.payloadtask import PayloadCommand
+
+        return PayloadCommand(f"{task.transformation()} {task.parameters}".strip())
+
+    def uses_container(self, job: Job, queue: QueueData) -> bool:
+        """Called in validation and before the payload: does it run in a container that the pilot starts?
+
+        The default: yes with an image (not ``NULL``), or with a platform when the queue's ``container_type`` has the
+        user ``pilot`` (payload document 7.1).
+        """
+        return False
+
+    def contain(self, task: PayloadTask, command: PayloadCommand) -> PayloadCommand:
+        """Called when ``uses_container``: returns the same payload wrapped into its container.
+
+        Raises:
+            PilotException: 1384, 1360, 1325, 1372: there is no container for it here.
+        """
+        return command
+
+    def verifies_setup(self, job: Job, queue: QueueData) -> bool:
+        """Called before the payload: shall the set-up part of the command be tried alone first?"""
+        return False
+
+    def utility(self, moment: Moment, task: PayloadTask, command: PayloadCommand) -> Sequence[UtilityCommand]:
+        """Called at each moment; returns what is to run then, beside what the job itself asks for."""
+        return ()
 
     def job_metrics(self, job: Job, *, final: bool) -> str:
         """``jobMetrics`` of an update: blank separated ``name=value``; '' sends none."""

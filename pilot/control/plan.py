@@ -1,0 +1,147 @@
+"""Makes a job ready to run: environment, command, container, files, and the start of its process."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pilot.common.exception import FileHandlingFailure
+from pilot.control.component import describe
+from pilot.info.job import Job
+from pilot.info.payloadtask import PayloadCommand, PayloadTask
+from pilot.info.remoteinputs import replace_names
+from pilot.payload.command import build_environment, resolve_transformation, shell_argv, write_input_lists
+from pilot.payload.jobreport import remove_reports
+from pilot.payload.transform import allowed_bases, get_transform
+from pilot.util.safepath import inside
+
+if TYPE_CHECKING:
+    from pilot.context import PilotContext
+    from pilot.payload.process import Child
+
+_ARGUMENT_LIMIT = 32 * os.sysconf("SC_PAGESIZE") - 1
+"""Bytes of one argument of execve (MAX_ARG_STRLEN); bash -c gets the whole line as one."""
+
+
+@dataclass(frozen=True)
+class PayloadPlan:
+    """A payload that can be started."""
+
+    task: PayloadTask
+    command: PayloadCommand
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Environment of the payload's process."""
+        merged = {**self.task.environ, **self.command.environ}
+        return {name: value for name, value in merged.items() if value or name not in self.command.environ}
+
+    def printable_line(self) -> str:
+        """Return the line without the secrets in it."""
+        line = self.command.line
+        for secret in self.command.masked:
+            line = line.replace(secret, "********")
+        return line
+
+
+def plan_payload(ctx: PilotContext, job: Job) -> PayloadPlan:
+    """Have the experiment make the command; write the files that it needs.
+
+    Raises:
+        PilotException: the job cannot be run here; the code says why.
+    """
+    task = payload_task(ctx, job)
+    command = ctx.experiment.payload_command(task)
+    if ctx.experiment.uses_container(job, task.queue):
+        command = ctx.experiment.contain(task, command)
+    write_files(task, command)
+    return PayloadPlan(task, command)
+
+
+def payload_task(ctx: PilotContext, job: Job) -> PayloadTask:
+    """Return what the experiment is told."""
+    from pilot.util.fetch import fetch
+
+    environ = build_environment(job, _environment(), ctx.experiment.payload_environment(job))
+    bases = allowed_bases(ctx.options.baseurls, ctx.environ, ctx.experiment.transform_base_urls)
+    timeout = float(ctx.settings.pilot.http_maxtime)
+
+    def load(url: str) -> bytes:
+        return fetch(url, timeout=timeout, verify=ctx.verify_tls())
+
+    def transformation() -> str:
+        return resolve_transformation(job, job.workdir, bases, load, environ=ctx.environ)
+
+    def download(url: str) -> str:
+        return get_transform(url, job.workdir, bases, load, environ=ctx.environ, token=job.cancel)
+
+    remote = ctx.experiment.remote_inputs(job)
+    text = replace_names(write_input_lists(job, job.workdir, remote), remote)
+    return PayloadTask(
+        job=job, queue=ctx.info.queue_for(job), options=ctx.options, settings=ctx.settings, environ=environ,
+        home=ctx.home, parameters=ctx.experiment.job_parameters(job, text), transformation=transformation,
+        download=download)
+
+
+def write_files(task: PayloadTask, command: PayloadCommand) -> None:
+    """Write the files of a command into the job's directory.
+
+    Raises:
+        FileHandlingFailure: 1098 for a full disk, else 1303.
+    """
+    for name, content in command.files.items():
+        try:
+            path = inside(task.workdir, name)
+            descriptor = os.open(
+                path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, content.mode)
+            with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as stream:
+                os.fchmod(stream.fileno(), content.mode)
+                stream.write(content.text)
+        except OSError as exc:
+            raise FileHandlingFailure(
+                f"{name}, which the payload needs, cannot be written: {exc.strerror or exc}",
+                code=1098 if exc.errno in (errno.ENOSPC, errno.EDQUOT) else 1303) from exc
+
+
+def start_payload(ctx: PilotContext, plan: PayloadPlan) -> Child:
+    """Start the payload in the job's directory with its two output files; reports of an earlier turn are removed.
+
+    Raises:
+        FileHandlingFailure: 1310, it cannot be started; 1098 for a full disk.
+        CancelledError: the job is to end.
+    """
+    job, line, payload = plan.task.job, plan.command.line, ctx.settings.payload
+    remove_reports(job.workdir, (payload.jobreport, payload.error_report))
+    outputs: list[int] = []
+    try:
+        for name in (payload.payloadstdout, payload.payloadstderr):
+            # never through a link: an input of that name is one, to the site's own copy of the file
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+            outputs.append(os.open(job.workdir / name, flags, 0o644))
+        job.cancel.check()  # the plug-in may have taken its time
+        return ctx.supervisor.spawn(
+            shell_argv(line), cwd=job.workdir, env=plan.environ, stdout=outputs[0], stderr=outputs[1])
+    except OSError as exc:
+        if exc.errno == errno.E2BIG:
+            raise FileHandlingFailure(
+                f"the payload could not be started: its command line has {len(os.fsencode(line))} bytes, the kernel"
+                f" takes {_ARGUMENT_LIMIT} (environment and stack limit count too); put parameters into a file",
+                code=1310) from exc
+        raise FileHandlingFailure(
+            f"the payload could not be started in {job.workdir}: {exc.strerror or exc}"
+            f"{f' ({exc.filename})' if exc.filename else ''}",
+            code=1098 if describe(exc)[0] == 1098 else 1310) from exc
+    finally:
+        for descriptor in outputs:
+            os.close(descriptor)
+
+
+def _environment() -> dict[str, str]:
+    """Return a copy of the environment; another thread may change it at the same moment."""
+    while True:
+        try:
+            return dict(os.environ)
+        except RuntimeError:  # changed while it was copied
+            continue
