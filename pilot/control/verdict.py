@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pilot.control.data import add_error
 from pilot.info.job import Job
+from pilot.info.jobreportdata import parse_job_report
 from pilot.payload.diagnose import FINDING_RANKS, Evidence, diagnose, find_core_dumps
 from pilot.payload.jobreport import read_job_report
 from pilot.payload.process import ExitStatus
@@ -48,6 +49,8 @@ def _read_report(ctx: PilotContext, job: Job) -> None:
     report = read_job_report(job.workdir, name=ctx.settings.payload.jobreport)
     text = report.text if report is not None else ""
     job.metadata = ctx.experiment.metadata(job, text)
-    if text and job.exit_code == 0:
-        for code, detail in ctx.experiment.judge_report(job, text):
-            add_error(ctx, job, code, detail)
+    if report is not None and report.data is not None:
+        job.report = parse_job_report(report.data)
+        if job.exit_code == 0:
+            for code, detail in ctx.experiment.judge_report(job, job.report):
+                add_error(ctx, job, code, detail)

@@ -12,6 +12,7 @@ from typing import Mapping, Optional
 
 from pilot.common.errors import ErrorList
 from pilot.info.filespec import FileSpec
+from pilot.info.jobreportdata import JobReportData
 from pilot.util.cancel import CancelToken
 
 
@@ -123,6 +124,19 @@ class Job:
     core_counts: list[float] = field(default_factory=list)
     """Measured core counts, one per sample."""
     nevents: int = 0
+    """Events read: from the job report, else from the files that old releases write."""
+    neventsw: int = 0
+    """Events written, when one of those files says so."""
+    dbtime: float = 0.0
+    """s that the payload spent in data bases, by its job report."""
+    dbdata: int = 0
+    """Bytes that it got from them."""
+    resimevents: Optional[int] = None
+    """Events simulated again; None when the job report does not say."""
+    report: Optional[JobReportData] = field(default=None, repr=False)
+    """What the job report says; None without a usable one."""
+    reported_guids: dict[str, str] = field(default_factory=dict, repr=False)
+    """LFN -> GUID of outputs, from the job report or metadata.xml."""
     metadata: str = ""
     """Text of jobReport.json (or what the experiment makes of it) for the final report."""
     pilot_log_extract: str = ""

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
+from pilot.info.jobreportdata import ReportPolicy
 from pilot.info.remoteinputs import remote_names
 
 if TYPE_CHECKING:
     from pilot.info.job import Job
+    from pilot.info.jobreportdata import JobReportData
     from pilot.info.middleware import MiddlewareCommand, MiddlewareTask
     from pilot.info.payloadtask import Moment, PayloadCommand, PayloadTask, UtilityCommand
     from pilot.info.queuedata import QueueData
@@ -141,12 +143,24 @@ class Experiment:
         """``jobMetrics`` of an update: blank separated ``name=value``; '' sends none."""
         return ""
 
+    def report_policy(self, job: Job) -> ReportPolicy:
+        """Called once when the payload has ended: what its job report means for the job.
+
+        The default: the report is sent as metaData, GUIDs and number of events are taken from it, nothing else.
+        """
+        return ReportPolicy()
+
     def metadata(self, job: Job, report_text: str) -> str:
-        """``metaData`` of the final report, made from the text of jobReport.json ('' when there is none)."""
+        """``metaData`` of the final report, made from the text of jobReport.json ('' when there is none).
+
+        Called after ``report_policy``: its ``compact`` and ``old_files`` are applied to the text already.
+        """
         return report_text
 
-    def judge_report(self, job: Job, report_text: str) -> list[tuple[int, str]]:
-        """(pilot code, text) of what jobReport.json says against the job; the default does not judge by it."""
+    def judge_report(self, job: Job, report: JobReportData) -> list[tuple[int, str]]:
+        """Called for a payload with exit code 0 and a usable report; (pilot code, text) of what this says against the
+        job, beside what ``report_policy`` has asked for. The default: nothing.
+        """
         return []
 
     def cpu_architecture_level(self) -> str:
