@@ -229,7 +229,7 @@ def _memory(steps: list[Mapping[str, object]]) -> dict[str, int]:
     return found
 
 
-# --- one value, whatever it is -----------------------------------------------------------------------------------------
+# --- one value, whatever it is ---------------------------------------------------------------------------------------
 
 
 def _mapping(value: object) -> Mapping[str, object]:
