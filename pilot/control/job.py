@@ -184,8 +184,8 @@ class JobComponent(Component):
     def _is_transferred(self, lfn: str) -> bool:
         try:
             return self.ctx.experiment.transfers_input(lfn)
-        except Exception:  # a fault in a plug-in must not cost the job
-            logger.exception("the experiment's hook transfers_input failed for %s: the file is transferred", lfn)
+        except PilotException as exc:  # a fault in a plug-in must not cost the job
+            logger.error("%s: %s is transferred", exc.detail, lfn)
             return True
 
     # --- validation ---------------------------------------------------------------------------------------------------
@@ -231,7 +231,11 @@ class JobComponent(Component):
                 self.ctx.road.happened(job, Event.ACCEPTED)
 
     def _objections(self, job: Job) -> list[tuple[int, str]]:
-        objections = list(self.ctx.experiment.verify_job(job, self.ctx.queue))
+        try:
+            self.ctx.experiment.complete_job(job, self.ctx.environ)
+            objections = list(self.ctx.experiment.verify_job(job, self.ctx.queue))
+        except PilotException as exc:
+            objections = [(exc.code, exc.detail)]
         options = self.ctx.options
         if options.harvester_submitmode.lower() == "push" and options.update_server:
             from pilot.util.space import free_space

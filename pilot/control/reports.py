@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
+from pilot.common.exception import PilotException
 from pilot.info.job import Job
 from pilot.panda.messages import ReportEnvironment, State, build_update, local_time, server_time
 from pilot.payload.textfiles import read_head
@@ -27,6 +28,9 @@ def _optional(what: str, ask: Callable[[], str], default: str = "") -> str:
     """Return what ``ask`` says; a fault in it costs this field of the report, never the report."""
     try:
         return ask()
+    except PilotException as exc:
+        logger.error("%s is left out of the report: %s", what, exc.detail)
+        return default
     except Exception:
         logger.exception("%s is left out of the report: internal error", what)
         return default

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pilot.common.exception import PilotException
 from pilot.user.base import Experiment
+from pilot.user.guard import guard
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -41,16 +42,20 @@ def load_experiment(name: str, plugins: Mapping[str, object] | None = None) -> E
         module_name, _, class_name = path.partition(":")
         try:
             return _checked(getattr(importlib.import_module(module_name), class_name), name)
-        except (ImportError, AttributeError, ValueError) as exc:
-            raise UnknownExperiment(f"--pilot-user {name} ({path}): {exc}") from exc
+        except UnknownExperiment:
+            raise
+        except Exception as exc:
+            raise UnknownExperiment(f"--pilot-user {name} ({path}): {_reason(exc)}") from exc
     if wanted in _builtin():
         return _checked(importlib.import_module(f"pilot.user.{wanted}").EXPERIMENT, name)
     for found, target in _entry_points():
         if found.lower() == wanted:
             try:
-                return _checked(target.load(), name)
-            except (ImportError, AttributeError) as exc:
-                raise UnknownExperiment(f"--pilot-user {name}: the plug-in cannot be imported: {exc}") from exc
+                plugin = target.load()
+            except Exception as exc:
+                raise UnknownExperiment(
+                    f"--pilot-user {name} ({target.value}): the plug-in cannot be imported: {_reason(exc)}") from exc
+            return _checked(plugin, name)
     known = ", ".join(sorted({*_builtin(), *(found for found, _ in _entry_points())}))
     raise UnknownExperiment(f"--pilot-user {name}: no such experiment plug-in; known: {known}")
 
@@ -71,6 +76,14 @@ def _entry_points() -> list[tuple[str, EntryPoint]]:
 
 
 def _checked(plugin: object, name: str) -> Experiment:
-    if isinstance(plugin, type) and issubclass(plugin, Experiment):
-        return plugin()
-    raise UnknownExperiment(f"--pilot-user {name}: {plugin!r} is not a subclass of pilot.user.base.Experiment")
+    if not (isinstance(plugin, type) and issubclass(plugin, Experiment)):
+        raise UnknownExperiment(f"--pilot-user {name}: {plugin!r} is not a subclass of pilot.user.base.Experiment")
+    try:
+        return guard(plugin())
+    except Exception as exc:
+        raise UnknownExperiment(f"--pilot-user {name}: {plugin.__name__} cannot be used: {_reason(exc)}") from exc
+
+
+def _reason(exc: Exception) -> str:
+    """Return an import's own words; of any other error the kind, too: its text alone may say nothing."""
+    return str(exc) if isinstance(exc, (ImportError, AttributeError)) else f"{type(exc).__name__}: {exc}"

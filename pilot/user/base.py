@@ -8,7 +8,6 @@ path on the command line (``--pilot-user my.package:MyExperiment``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from pilot.info.jobreportdata import ReportPolicy
@@ -25,23 +24,31 @@ if TYPE_CHECKING:
 class Experiment:
     """Base class; every method says when it is called and what the default does."""
 
-    name = "base"
+    name: str = "base"
     """Lower-case name, as in ``--pilot-user``."""
 
     transform_base_urls: Sequence[str] = ()
     """Base URLs from which transformations may be downloaded when neither ``-g`` nor PANDA_BASE_URLS is given."""
 
-    settings_file: Optional[Path] = None
-    """YAML file whose values go over the packaged defaults (below the site's file)."""
-
-    mv_to_final_destination = False
+    mv_to_final_destination: bool = False
     """True: the mv copytool uses the deterministic path layout of the storage (queue flag ``mv_final_destination``)."""
 
-    sends_worker_node_map = False
+    sends_worker_node_map: bool = False
     """True: the worker node's description is sent to the server at start-up."""
 
     redundant_files: Sequence[str] = ()
     """Patterns, relative to the job work directory, of files that do not belong into the log archive."""
+
+    realtime_server: str = ""
+    """Where lines go with real-time logging when neither option nor queue says it:
+    ``<type>;<protocol>://<host>:<port>``; '' = setting ``pilot.rtlogging``."""
+
+    realtime_tls: Optional[tuple[bool, bool]] = None
+    """(TLS at all, verify the certificate) for that server; None = settings ``pilot.ssl_enable``,
+    ``pilot.ssl_verify``."""
+
+    looping_exclusions: Sequence[str] = ()
+    """Parts of paths, relative to the job work directory, of files that are no sign of life of a payload."""
 
     def sanity_check(self) -> tuple[int, str]:
         """Called once before the first job; (pilot error code, text), code 0 = all is well."""
@@ -57,6 +64,12 @@ class Experiment:
     def allow_timefloor(self, submit_mode: str) -> bool:
         """May a pilot take several jobs (``timefloor``)? ``submit_mode`` is ``pull`` or ``push``."""
         return True
+
+    def complete_job(self, job: Job, environ: Mapping[str, str]) -> None:
+        """Called once per job, before it is verified: fills fields of ``job`` that the server does not know.
+
+        ``environ`` is the pilot's environment at its start. An error it raises fails the job with that code.
+        """
 
     def verify_job(self, job: Job, queue: QueueData) -> list[tuple[int, str]]:
         """Called in validation; (pilot code, text) of each reason why this job cannot run here."""

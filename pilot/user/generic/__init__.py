@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pilot.user.base import Experiment
 
 
@@ -9,7 +11,7 @@ class GenericExperiment(Experiment):
     """Source of the base URLs: the list that the generic plug-in of the existing pilots carries."""
 
     name = "generic"
-    transform_base_urls = (
+    transform_base_urls: Sequence[str] = (
         "https://storage.googleapis.com/drp-us-central1-containers",
         "https://pandaserver-doma.cern.ch/trf/user",
     )
