@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING
 
 from pilot.common.exception import FileHandlingFailure
 from pilot.control.component import describe
+from pilot.info.images import unpacked_directory
 from pilot.info.job import Job
 from pilot.info.payloadtask import PayloadCommand, PayloadTask
 from pilot.info.remoteinputs import replace_names
-from pilot.payload.command import build_environment, resolve_transformation, shell_argv, write_input_lists
+from pilot.payload.command import (
+    PRIVATE_VARIABLES,
+    build_environment,
+    resolve_transformation,
+    shell_argv,
+    write_input_lists,
+)
 from pilot.payload.jobreport import remove_reports
 from pilot.payload.transform import allowed_bases, get_transform
 from pilot.util.safepath import inside
@@ -64,7 +71,8 @@ def payload_task(ctx: PilotContext, job: Job) -> PayloadTask:
     """Return what the experiment is told."""
     from pilot.util.fetch import fetch
 
-    environ = build_environment(job, _environment(), ctx.experiment.payload_environment(job))
+    own, queue = _environment(), ctx.info.queue_for(job)
+    environ = build_environment(job, own, {**unpacked_directory(queue, own), **ctx.experiment.payload_environment(job)})
     bases = allowed_bases(ctx.options.baseurls, ctx.environ, ctx.experiment.transform_base_urls)
     timeout = float(ctx.settings.pilot.http_maxtime)
 
@@ -80,9 +88,9 @@ def payload_task(ctx: PilotContext, job: Job) -> PayloadTask:
     remote = ctx.experiment.remote_inputs(job)
     text = replace_names(write_input_lists(job, job.workdir, remote), remote)
     return PayloadTask(
-        job=job, queue=ctx.info.queue_for(job), options=ctx.options, settings=ctx.settings, environ=environ,
+        job=job, queue=queue, options=ctx.options, settings=ctx.settings, environ=environ,
         home=ctx.home, parameters=ctx.experiment.job_parameters(job, text), transformation=transformation,
-        download=download)
+        download=download, withheld=tuple(name for name in PRIVATE_VARIABLES if own.get(name)))
 
 
 def write_files(task: PayloadTask, command: PayloadCommand) -> None:

@@ -11,6 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Mapping, NamedTuple, Sequence
 
+from pilot.info.images import job_image
+
 if TYPE_CHECKING:
     from pilot.info.job import Job
     from pilot.info.queuedata import QueueData
@@ -41,6 +43,8 @@ class PayloadTask:
     """Put the script behind a URL into the job's directory, executable; returns its file name.
 
     Raises PilotException: 1149, 1143."""
+    withheld: Sequence[str] = ()
+    """Names of variables of the pilot that the payload does not inherit: its identity towards the server."""
 
     @property
     def workdir(self) -> Path:
@@ -51,6 +55,11 @@ class PayloadTask:
     def proxy(self) -> str:
         """Path of the proxy that the payload uses; '' for none."""
         return self.environ.get("X509_USER_PROXY", "")
+
+    @property
+    def image(self) -> str:
+        """Container image of the job, '' for none; the site's unpacked copy where there is one (IMAGE_BASE)."""
+        return job_image(self.job, self.queue, self.environ)
 
 
 class FileText(NamedTuple):
@@ -75,6 +84,12 @@ class PayloadCommand:
     """Variables beside those of the task; '' removes one."""
     container: str = ""
     """Image or platform of the container in which the payload runs; '' = none."""
+    alrb: str = ""
+    """The part of the line that sets up ALRB, as it stands there; a container of ALRB brings that along."""
+    asetup: str = ""
+    """The part of the line that sets up the release, its ``;`` included, as it stands there."""
+    proxy_export: str = ""
+    """The part of the line that exports X509_USER_PROXY, as it stands there."""
     masked: Sequence[str] = ()
     """Secrets in the line, which the log must not show."""
 

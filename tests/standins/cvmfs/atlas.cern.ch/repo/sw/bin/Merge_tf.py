@@ -1,0 +1,1 @@
+Sim_tf.py
