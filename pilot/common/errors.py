@@ -10,7 +10,15 @@ from collections.abc import Iterator
 from threading import Lock
 from typing import NamedTuple
 
-from pilot.common.errorcodes import ERROR_TABLE, format_diagnosis
+from pilot.common.errorcodes import (
+    DIAGNOSIS_LIMIT,
+    ERROR_TABLE,
+    NEVER,
+    NOBODY,
+    PILOT,
+    format_diagnosis,
+    message_of,
+)
 
 STAGE_OUT_RANK = 9
 """Rank of what goes wrong in stage-out or with the log, also of codes that elsewhere mean a lost input (1103, 1242)."""
@@ -18,13 +26,48 @@ STAGE_OUT_RANK = 9
 # These count as 'output missing' when the payload itself succeeded: then they are the root cause.
 _RANK_OF_STAGE_OUT_AFTER_SUCCESS = 7
 
+_SIGNALS = range(1200, 1209)
+_OTHERS = 5
+"""Codes of other errors that are named behind the reported one."""
+
+
+
+GENERIC = frozenset({1220, 1305, 1351})
+"""Codes that only say that the payload failed: not worth naming behind one that says why."""
+
 
 class JobError(NamedTuple):
-    """One error: code, complete diagnosis (default text first) and a rank that overrides the table's, if any."""
+    """One error: code, complete diagnosis (default text first) and a rank that overrides the table's, if any.
+
+    ``who`` must act, ``retry`` is the advice for another attempt (``WHO`` and ``RETRY`` of the table of codes);
+    ``evidence``: the rule and what it saw (file and line, counter before and after), '' when the diagnosis says it all.
+    """
 
     code: int
     diagnosis: str
     rank: int | None = None
+    who: str = ""
+    retry: str = ""
+    evidence: str = ""
+
+    @property
+    def advice(self) -> str:
+        """``user; retry: never``; '' where the text ends with the signal's name, or nobody has to do anything."""
+        silent = not self.who or self.who == NOBODY or self.code in _SIGNALS
+        return "" if silent else f"{self.who}; retry: {self.retry}"
+
+
+def with_remark(code: int, diagnosis: str, remark: str, limit: int = DIAGNOSIS_LIMIT) -> str:
+    """Return ``<diagnosis> [<remark>]`` in at most ``limit`` characters: the middle of the detail gives way."""
+    if not remark:
+        return diagnosis
+    room, head = limit - len(remark) - 3, len(message_of(code)) + 2
+    if len(diagnosis) > room:
+        keep = (room - head - 3) // 2
+        if keep < 20:  # the text is worth more than the remark
+            return diagnosis
+        diagnosis = f"{diagnosis[:room - keep - 3]}...{diagnosis[-keep:]}"
+    return f"{diagnosis} [{remark}]"
 
 
 class ErrorList:
@@ -34,13 +77,16 @@ class ErrorList:
         self._errors: list[JobError] = []
         self._lock = Lock()
 
-    def add(self, code: int, detail: str = "", *, rank: int | None = None) -> bool:
+    def add(self, code: int, detail: str = "", *, rank: int | None = None, who: str = "", retry: str = "",
+            evidence: str = "") -> bool:
         """Append an error; a code that is already present keeps its first text.
 
         Args:
             code: pilot error code.
             detail: what happened; the default text of the code is put in front.
             rank: overrides the table's rank, e.g. for a secondary use of a code.
+            who, retry: override the table's; see ``JobError``.
+            evidence: see ``JobError``.
 
         Returns:
             True when the code is new.
@@ -48,7 +94,10 @@ class ErrorList:
         with self._lock:
             if any(error.code == code for error in self._errors):
                 return False
-            self._errors.append(JobError(code, format_diagnosis(code, detail), rank))
+            entry = ERROR_TABLE.get(code)
+            self._errors.append(JobError(
+                code, format_diagnosis(code, detail), rank, who or (entry.who if entry else PILOT),
+                retry or (entry.retry if entry else NEVER), evidence))
             return True
 
     def remove(self, code: int) -> None:
@@ -64,6 +113,22 @@ class ErrorList:
             return None
         return min(errors, key=lambda error: self._rank(error, payload_succeeded))
 
+    def reported(self, payload_succeeded: bool = False) -> tuple[int, str] | None:
+        """Return code and diagnosis of the root cause for the server, None when there is no error.
+
+        Behind the text, in brackets, as far as 256 characters allow: who must act, the retry advice, and the codes of
+        the other errors. The server's rules look at the beginning (the default text), and the monitor's groups are as
+        before: nothing in the brackets changes from job to job while the cause is the same.
+        """
+        primary = self.primary(payload_succeeded)
+        if primary is None:
+            return None
+        others = [str(error.code) for error in sorted(self, key=lambda error: self._rank(error, payload_succeeded))
+                  if error.code != primary.code and error.code not in GENERIC]
+        words = [primary.advice, f"also {', '.join(others[:_OTHERS])}" if others else ""]
+        remark = "; ".join(word for word in words if word)
+        return primary.code, with_remark(primary.code, primary.diagnosis, remark)
+
     @staticmethod
     def _rank(error: JobError, payload_succeeded: bool) -> int:
         rank = error.rank
@@ -76,7 +141,8 @@ class ErrorList:
 
     def report(self) -> str:
         """Return the numbered list for the log, in the order of time."""
-        lines = [f"{number}\t{error.code}\t{error.diagnosis}" for number, error in enumerate(self, 1)]
+        lines = [f"{number}\t{error.code}\t{with_remark(error.code, error.diagnosis, error.advice, 10**6)}"
+                 for number, error in enumerate(self, 1)]
         return "\n".join(["Nr.\tError code\tError diagnostics", *lines]) if lines else "no pilot errors were reported"
 
     def codes(self) -> list[int]:

@@ -52,12 +52,19 @@ def staging_context(ctx: PilotContext, job: Job) -> StagingContext:
         environ=dict(os.environ, PANDAID=job.jobid, PanDA_TaskID=job.taskid))
 
 
-def add_error(ctx: PilotContext, job: Job, code: int, text: str, *, rank: int | None = None) -> None:
-    """Add an error to the job, the store and the log, signed URLs masked; ``rank`` overrides the table's."""
-    text = redact(text)
-    if job.errors.add(code, shortened(text, DIAGNOSIS_LIMIT - len(message_of(code)) - 2), rank=rank):
-        ctx.store.add_error(job.jobid, code, list(job.errors)[-1].diagnosis)
-        logger.error("job %s: error %d: %s: %s", job.jobid, code, message_of(code), text)
+def add_error(ctx: PilotContext, job: Job, code: int, text: str, *, rank: int | None = None, who: str = "",
+              retry: str = "", evidence: str = "") -> None:
+    """Add an error to the job, the store and the log, signed URLs masked.
+
+    ``rank``, ``who`` must act and ``retry`` advice override the table's; ``evidence``: rule and what it saw.
+    """
+    text, evidence = redact(text), redact(evidence)
+    if job.errors.add(code, shortened(text, DIAGNOSIS_LIMIT - len(message_of(code)) - 2), rank=rank, who=who,
+                      retry=retry, evidence=evidence):
+        error = next(error for error in job.errors if error.code == code)
+        ctx.store.add_error(job.jobid, error)
+        logger.error("job %s: error %d: %s: %s%s%s", job.jobid, code, message_of(code), text,
+                     f" [{error.advice}]" if error.advice else "", f" ({evidence})" if evidence else "")
 
 
 def shortened(text: str, room: int) -> str:

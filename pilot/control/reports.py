@@ -97,9 +97,9 @@ def final_message(ctx: PilotContext, job: Job, finished: bool) -> Mapping[str, o
 def last_resort_message(job: Job, text: str) -> Mapping[str, object]:
     """Return the final report of a job whose orderly end has failed by a fault in the pilot: the fewest fields."""
     now = time.time()
-    primary = job.errors.primary(job.exit_code == 0)
+    code, diagnosis = job.errors.reported(job.exit_code == 0) or (1301, text)
     return {
         "jobId": int(job.jobid), "attemptNr": job.attemptnr, "state": "failed", "timestamp": local_time(now),
-        "endTime": server_time(now), "pilotErrorCode": primary.code if primary else 1301,
-        "pilotErrorDiag": (primary.diagnosis if primary else text)[:250], "transExitCode": job.exit_code or 0,
+        "endTime": server_time(now), "pilotErrorCode": code,
+        "pilotErrorDiag": diagnosis[:256], "transExitCode": job.exit_code or 0,
     }

@@ -110,7 +110,8 @@ class Road:
             if step in (Step.INTERRUPT, Step.HURRY):
                 self._note(track, event, text)
             if step is Step.INTERRUPT and track.job.errors.add(code, text):
-                self._ctx.store.add_error(job_id, code, text)
+                errors = track.job.errors
+                self._ctx.store.add_error(job_id, next(error for error in errors if error.code == code))
         if step is Step.INTERRUPT:
             track.job.cancel.cancel(code, text)
             logger.warning("job %s: %s in stage %s: %s", job_id, event.value, track.state.stage.value, text)

@@ -151,15 +151,15 @@ def reported_error(job: Job, state: str, env: ReportEnvironment) -> tuple[int, s
     Time stamps are taken out: texts that change break the grouping in the monitor. A SIGTERM on Kubernetes is a
     preemption. A failed job always has a code.
     """
-    primary = job.errors.primary(job.payload_succeeded)
-    if primary is None:
+    reported = job.errors.reported(job.payload_succeeded)
+    if reported is None:
         if state != "failed":
             return 0, ""
         return UNKNOWN_FAILURE, format_diagnosis(UNKNOWN_FAILURE, _exit_text(job))
-    if primary.code == SIGTERM and env.kubernetes:
+    code, diagnosis = reported
+    if code == SIGTERM and env.kubernetes:
         return PREEMPTION, format_diagnosis(PREEMPTION)
-    code = primary.code or UNKNOWN_FAILURE
-    return code, without_time_stamps(primary.diagnosis)
+    return code or UNKNOWN_FAILURE, without_time_stamps(diagnosis)
 
 
 def _exit_text(job: Job) -> str:

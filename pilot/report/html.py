@@ -28,8 +28,8 @@ def job_page(store: PilotDB, job: JobRow) -> str:
             ("attempt", job.attempt), ("transformation", job.transformation), ("granted (UTC)", clock(job.granted)),
             ("ended (UTC)", clock(job.ended)), ("stage", job.state), ("exit code", job.exit_code),
             ("pilotTiming getjob|stagein|payload|stageout|setup (s)", job.timing), ("work directory", job.workdir)]),
-        _table("Errors", ("time (UTC)", "code", "diagnosis"), [
-            (clock(at), code, text) for at, code, text in store.errors(job_id)]),
+        _table("Errors", ("time (UTC)", "code", "diagnosis", "who must act", "retry", "evidence"), [
+            (clock(error.at), *error[1:]) for error in store.errors(job_id)]),
         _table("Story", ("time (UTC)", "event", "stage", "detail"),
                [(clock(at), event, stage, detail) for at, event, stage, detail in store.story(job.job_id)]),
         _table("Files", ("transfer", "file", "direction", "tool", "bytes", "s", "status", "code", "detail"), [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from pilot.store.pilotdb import JobRow, PilotDB
+from pilot.store.pilotdb import ErrorRow, JobRow, PilotDB
 from pilot.util.logs import one_record
 from pilot.util.redact import redact
 
@@ -61,7 +61,13 @@ def job_lines(store: PilotDB, job: JobRow) -> list[str]:
              f"  granted {clock(job.granted)}  stage {job.state}  exit code {exit_code}  {result}"]
     lines += [f"    {clock(at)}  {event} -> {state}{'  ' + detail if detail else ''}"
               for at, event, state, detail in store.story(job.job_id)]
-    lines += [f"    error {code}: {diagnosis}" for _, code, diagnosis in store.errors(job.job_id)]
+    lines += [f"    error {error.code}: {error.diagnosis}{_advice(error)}" for error in store.errors(job.job_id)]
     lines += [f"    {item['direction']:<9} {item['lfn']}  {item['bytes']} B  {item['status']}  [{item['transfer_id']}]"
               f"{'  ' + str(item['detail']) if item['code'] else ''}" for item in store.transfers(job.job_id)]
     return lines
+
+
+def _advice(error: ErrorRow) -> str:
+    """Return who must act, the retry advice and the evidence of an error as the end of its line."""
+    advice = f"  [{error.who}; retry: {error.retry}]" if error.who else ""
+    return f"{advice}  ({error.evidence})" if error.evidence else advice

@@ -23,6 +23,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple, Optional
 
+from pilot.common.errors import JobError
 from pilot.store.transferrows import TransferRows, migrate, storable
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,17 @@ class JobRow(NamedTuple):
     exit_code: Optional[int]
     timing: str
     ended: Optional[float]
+
+
+class ErrorRow(NamedTuple):
+    """One error of a job; see ``pilot.common.errors.JobError``. ``at``: epoch seconds."""
+
+    at: float
+    code: int
+    diagnosis: str
+    who: str
+    retry: str
+    evidence: str
 
 
 def file_system_type(path: Path) -> str:
@@ -356,9 +368,10 @@ class PilotDB(TransferRows):
             self._execute("INSERT INTO transitions VALUES (?,?,?,?,?)", (job_id, self._clock(), event, state, detail))
             self._execute("UPDATE jobs SET state=? WHERE job_id=?", (state, job_id))
 
-    def add_error(self, job_id: str, code: int, diagnosis: str) -> None:
+    def add_error(self, job_id: str, error: JobError) -> None:
         """Store an error of a job."""
-        self._execute("INSERT INTO errors VALUES (?,?,?,?)", (job_id, self._clock(), code, diagnosis))
+        self._execute("INSERT INTO errors (job_id, at, code, diagnosis, who, retry, evidence) VALUES (?,?,?,?,?,?,?)",
+                      (job_id, self._clock(), error.code, error.diagnosis, error.who, error.retry, error.evidence))
 
     def add_sample(self, job_id: str, cpu: float, cores: float, rss: int, processes: int) -> None:
         """Store one resource sample: CPU seconds so far, cores in use, RSS in bytes, number of processes."""
@@ -374,10 +387,13 @@ class PilotDB(TransferRows):
         return [tuple(row) for row in self._query(
             "SELECT at, event, state, detail FROM transitions WHERE job_id=? ORDER BY rowid", (job_id,))]
 
-    def errors(self, job_id: str) -> list[tuple[float, int, str]]:
-        """(time, code, diagnosis) of each error of a job."""
-        return [tuple(row) for row in
-                self._query("SELECT at, code, diagnosis FROM errors WHERE job_id=? ORDER BY rowid", (job_id,))]
+    def errors(self, job_id: str) -> list[ErrorRow]:
+        """The errors of a job in the order of time."""
+        names = ErrorRow._fields
+        known = self._table_columns("errors")  # an older version's, when it is only looked at
+        columns = ",".join(name if name in known else f"'' AS {name}" for name in names)
+        rows = self._query(f"SELECT {columns} FROM errors WHERE job_id=? ORDER BY rowid", (job_id,))  # noqa: S608
+        return [ErrorRow(*row) for row in rows]
 
     def samples(self, job_id: str) -> list[tuple[float, float, float, int, int]]:
         """(time, cpu s, cores, rss bytes, processes) of each sample of a job."""

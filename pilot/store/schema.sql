@@ -29,7 +29,10 @@ CREATE TABLE IF NOT EXISTS transitions (
     job_id TEXT NOT NULL, at REAL NOT NULL, event TEXT NOT NULL, state TEXT NOT NULL, detail TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE IF NOT EXISTS errors (
-    job_id TEXT NOT NULL, at REAL NOT NULL, code INTEGER NOT NULL, diagnosis TEXT NOT NULL
+    job_id TEXT NOT NULL, at REAL NOT NULL, code INTEGER NOT NULL, diagnosis TEXT NOT NULL,
+    who TEXT NOT NULL DEFAULT '',        -- must act
+    retry TEXT NOT NULL DEFAULT '',      -- advice
+    evidence TEXT NOT NULL DEFAULT ''    -- the rule and what it saw
 );
 CREATE TABLE IF NOT EXISTS transfers (
     job_id TEXT NOT NULL, lfn TEXT NOT NULL, direction TEXT NOT NULL, tool TEXT NOT NULL DEFAULT '',

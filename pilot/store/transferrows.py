@@ -36,6 +36,10 @@ _TRACE = ("job_id", "transfer_id", "created", "trace")
 _IDS_AT_ONCE = 500
 
 
+# Text columns that came later than their table, in the order of the schema.
+_ADDED = {"transfers": ("transfer_id",), "errors": ("who", "retry", "evidence")}
+
+
 class TraceEntry(NamedTuple):
     """One trace that waits for its delivery."""
 
@@ -193,8 +197,11 @@ def storable(value: object) -> object:
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Add to a database of an older version what its tables lack; new tables come with the schema."""
-    if "transfer_id" not in {str(row[1]) for row in connection.execute("PRAGMA table_info(transfers)")}:
-        connection.execute("ALTER TABLE transfers ADD COLUMN transfer_id TEXT NOT NULL DEFAULT ''")
+    for table, columns in _ADDED.items():
+        known = {str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})")}
+        for column in columns:
+            if column not in known:
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
 
 
 def _insert(table: str, columns: Sequence[str]) -> str:

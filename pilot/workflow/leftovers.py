@@ -118,17 +118,17 @@ def _abandoned_report(store: PilotDB, row: JobRow, text: str, code: int) -> Mapp
     bare = {"jobId": int(row.job_id), "attemptNr": row.attempt}
     base: dict[str, object] = json.loads(row.skeleton) if row.skeleton else dict(bare)
     errors = ErrorList()
-    for _, known, diagnosis in store.errors(row.job_id):
-        errors.add(known, diagnosis)
+    for known in store.errors(row.job_id):
+        errors.add(known.code, known.diagnosis, who=known.who, retry=known.retry)
     if not errors:
         errors.add(code, text)
-    primary = errors.primary(row.exit_code == 0)
-    assert primary is not None
+    reported = errors.reported(row.exit_code == 0)
+    assert reported is not None
     now = time.time()
     base.pop("stdout", None)
     base.update(
-        state="failed", timestamp=local_time(now), endTime=server_time(now), pilotErrorCode=primary.code,
-        pilotErrorDiag=primary.diagnosis, transExitCode=row.exit_code or 0, exeErrorCode=0, exeErrorDiag="",
+        state="failed", timestamp=local_time(now), endTime=server_time(now), pilotErrorCode=reported[0],
+        pilotErrorDiag=reported[1], transExitCode=row.exit_code or 0, exeErrorCode=0, exeErrorDiag="",
         pilotLog=f"{text}; last stage: {row.state}", pilotTiming=row.timing or "0|0|0|0|0")
     return base
 

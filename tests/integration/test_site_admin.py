@@ -189,4 +189,4 @@ def test_the_time_limit_that_was_reached_is_the_one_that_is_named(farm: Farm) ->
     assert pilot.wait() == 0
     final = farm.final(job)
     assert final["pilotErrorCode"] == 1213
-    assert final["pilotErrorDiag"].endswith("the job's maxWalltime allows 3 s")
+    assert final["pilotErrorDiag"].endswith("the job's maxWalltime allows 3 s [user; retry: elsewhere]")

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from pilot.common.errorcodes import ERROR_TABLE
 from pilot.common.errors import STAGE_OUT_RANK, ErrorList
 
 # (errors, payload succeeded, reported code): in whatever order they arrive.
@@ -75,6 +76,33 @@ def test_the_report_for_the_log_numbers_all_errors() -> None:
     errors.add(1137)
     assert errors.report().splitlines() == [
         "Nr.\tError code\tError diagnostics",
-        "1\t1305\tFailed to execute payload: exit code 7",
-        "2\t1137\tFailed to stage-out file",
+        "1\t1305\tFailed to execute payload: exit code 7 [user; retry: never]",
+        "2\t1137\tFailed to stage-out file [storage; retry: elsewhere]",
     ]
+
+
+def test_the_server_is_told_who_must_act_what_to_try_and_which_other_errors_there_are() -> None:
+    errors = ErrorList()
+    assert errors.reported() is None
+    errors.add(1305, "exit code 139")
+    errors.add(1137, "no route to storage")
+    errors.add(1328, "exit code 139 (SIGSEGV)", who="release", retry="elsewhere")
+    errors.add(1355, "core.4711")
+    assert errors.reported() == (1328, "SIGSEGV: Invalid memory reference or a segmentation fault: exit code 139 "
+                                       "(SIGSEGV) [release; retry: elsewhere; also 1355, 1137]")
+
+
+def test_a_remark_never_costs_the_default_text_nor_breaks_the_limit_and_a_signal_stands_last() -> None:
+    for code, entry in ERROR_TABLE.items():
+        for size in (0, 10, 100, 200, 500):
+            errors = ErrorList()
+            errors.add(code, "a" * size + "z")
+            for other in (1355, 1137, 1320, 1098, 1319, 1221, 1141):
+                errors.add(other, "x")
+            reported = errors.reported()
+            assert reported is not None
+            text = next(iter(errors)).diagnosis if reported[0] != code else reported[1]
+            assert len(text) <= 256 and text.startswith(entry.text)
+    errors = ErrorList()
+    errors.add(1200, "SIGINT")
+    assert errors.reported() == (1200, "Job terminated by unknown kill signal: SIGINT")

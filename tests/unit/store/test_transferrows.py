@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pilot.common.errors import ErrorList
 from pilot.store import transferrows
 from pilot.store.pilotdb import DATABASE_NAME, PilotDB
 from pilot.store.transferrows import BATCH
@@ -48,6 +49,8 @@ def old_database(path: Path) -> None:
             tool TEXT NOT NULL DEFAULT '', at REAL NOT NULL, seconds REAL NOT NULL DEFAULT 0,
             bytes INTEGER NOT NULL DEFAULT 0, status TEXT NOT NULL, code INTEGER NOT NULL DEFAULT 0,
             detail TEXT NOT NULL DEFAULT '', checksum TEXT NOT NULL DEFAULT '');
+        CREATE TABLE errors (job_id TEXT NOT NULL, at REAL NOT NULL, code INTEGER NOT NULL, diagnosis TEXT NOT NULL);
+        INSERT INTO errors VALUES ('7', 1.0, 1099, 'Failed to stage-in file: gone');
         INSERT INTO transfers VALUES ('7', 'old', 'stage-in', 'mv', 1.0, 0.5, 10, 'DONE', 0, 'OK', '');
         """)
     connection.commit()
@@ -157,6 +160,13 @@ def test_a_database_of_the_previous_version_is_extended(path: Path) -> None:
     assert not store.degraded
     assert [(row["lfn"], row["transfer_id"]) for row in store.transfers("7")] == [("old", ""), ("f1", "7.1.in.f1.1")]
     assert store.waiting_traces() == 1
+    errors = ErrorList()
+    errors.add(1305, "exit code 7", who="site", retry="elsewhere", evidence="rule x: payload.stderr line 3")
+    store.add_error("7", next(iter(errors)))
+    assert [row[1:] for row in store.errors("7")] == [
+        (1099, "Failed to stage-in file: gone", "", "", ""),
+        (1305, "Failed to execute payload: exit code 7", "site", "elsewhere", "rule x: payload.stderr line 3"),
+    ]
 
 
 def test_a_database_of_the_previous_version_can_be_looked_at(path: Path) -> None:
@@ -164,4 +174,5 @@ def test_a_database_of_the_previous_version_can_be_looked_at(path: Path) -> None
     view = PilotDB(path, read_only=True)
     assert [(row["lfn"], row["transfer_id"]) for row in view.transfers("7")] == [("old", "")]
     assert view.waiting_traces() == 0
+    assert [row[1:] for row in view.errors("7")] == [(1099, "Failed to stage-in file: gone", "", "", "")]
     assert "transfer_id" not in {row[1] for row in raw(path, "PRAGMA table_info(transfers)")}, "only looked at"
