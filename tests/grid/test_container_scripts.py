@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tarfile
 import uuid
 import zlib
@@ -42,7 +43,9 @@ def containers() -> Path:
 
 
 def env_with(site: Site, directory: Path, containers: Path, **more: str) -> Dict[str, str]:  # noqa: F811
-    return {**site.env, "PATH": f"{containers}:{os.environ['PATH']}",
+    # the Python of the image is that of the tests: it has the Rucio client, the machine's own need not have it
+    return {**site.env, "PATH": f"{containers}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "APPTAINER_STANDIN_SHOWN": sys.prefix,
             "APPTAINER_STANDIN_LOG": str(directory / "apptainer.txt"), **more}
 
 
