@@ -283,8 +283,14 @@ def _container_options(clean: Cleaner) -> str:
     if options.strip().lower() == "none":
         options = ""
     options = options or CatchAll(clean.text("catchall")).container_options
-    if " --contain" in options and "${workdir}" not in options:
-        options = options.replace(" --contain", ",${workdir} --contain", 1)
+    if options.strip().lower() == "none":
+        return ""
+    before, contained, _ = options.partition(" --contain")
+    if contained and "${workdir}" not in options:
+        # it goes on with a list of binds; behind anything else it would become part of that
+        words = before.split()
+        in_list = words and (words[-1].startswith(("--bind=", "-B/")) or words[-2:-1] in (["-B"], ["--bind"]))
+        options = f"{before}{',' if in_list else ' -B '}${{workdir}}{options[len(before):]}"
     return options
 
 

@@ -150,6 +150,8 @@ def test_container_type_ignores_items_without_exactly_one_colon():
         ("-B /x", "singularity_options='-B /a'", "-B /x"),
         ("-B /x --contain", "", "-B /x,${workdir} --contain"),
         ("-B /x,${workdir} --contain", "", "-B /x,${workdir} --contain"),
+        ("-e --contain", "", "-e -B ${workdir} --contain"),
+        ("--bind=/x --containall", "", "--bind=/x,${workdir} --containall"),
     ],
 )
 def test_container_options(options, catchall, expected):
