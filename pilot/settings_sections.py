@@ -128,9 +128,11 @@ class PayloadSection(Section):
 class ContainerSection(Section):
     """Container set-up and the files of containerised helpers."""
 
-    setup_type: str = _key("singularity or apptainer for direct execution; ALRB is for experiments that have it")
-    container_script: str = _key("script that runs inside the container")
-    release_setup: str = _key("release set-up script")
+    setup_type: str = _key(
+        "ALRB, which experiments without it take for 'what the queue's container_type says'; apptainer, singularity or "
+        "podman to start these directly")
+    container_script: str = _key("file with the payload's commands inside ALRB's container")
+    release_setup: str = _key("file that sets the release up inside ALRB's container")
     middleware_container: str = _key("container of the stage-in/out helpers: a name of ALRB, or an image's path or URL")
     middleware_container_no_path: str = _key("the same as a name without path, used when ALRB_CONT_UNPACKEDDIR is set")
     middleware_container_stagein_script: str = _key("stage-in helper script")
@@ -321,7 +323,6 @@ WITHOUT_EFFECT: frozenset[str] = frozenset(
             "remotefileverification_instant "
             "base_trace_report checks",
         "payload": "metadata",
-        "container": "container_script release_setup",
         "harvester": "job_request_file jobs_list_file workerattributes_file stageoutn_file",
         "hpc": "scratch",
         "message_broker": "url receiver_port",

@@ -33,6 +33,7 @@ from pilot.control.reports import final_message, heartbeat_message
 from pilot.info.encoding import JobRefused
 from pilot.info.job import Job
 from pilot.info.jobparser import parse_job
+from pilot.util.cancel import CancelledError
 from pilot.util.logs import end_job_log, job_log_path, start_job_log
 from pilot.util.redact import register_secret
 from pilot.util.removal import remove_tree
@@ -233,7 +234,7 @@ class JobComponent(Component):
     def _objections(self, job: Job) -> list[tuple[int, str]]:
         try:
             self.ctx.experiment.complete_job(job, self.ctx.environ)
-            objections = list(self.ctx.experiment.verify_job(job, self.ctx.queue))
+            objections = [*self.ctx.experiment.verify_job(job, self.ctx.queue), *self._container_objections(job)]
         except PilotException as exc:
             objections = [(exc.code, exc.detail)]
         options = self.ctx.options
@@ -244,6 +245,20 @@ class JobComponent(Component):
             free, need = free_space(self.ctx.home, self.ctx.environ), self.ctx.settings.pilot.free_space_limit
             if free is not None and free <= need:
                 objections.append((1098, f"too little space left on local disk to run job: {free} B (need > {need} B)"))
+        return objections
+
+    def _container_objections(self, job: Job) -> list[tuple[int, str]]:
+        """Return what stands against the container that the payload needs."""
+        from pilot.info.images import missing_image, no_container, unpacked_directory
+
+        queue = self.ctx.info.queue_for(job)
+        os.environ.update(unpacked_directory(queue, self.ctx.environ))  # scripts of transfers read it, too
+        try:
+            objections = missing_image(job, queue, self.ctx.environ)
+        except CancelledError:
+            return []  # the job ends, for a reason that is known
+        if self.ctx.experiment.uses_container(job, queue):
+            objections += no_container(queue)
         return objections
 
     def _make_workdir(self, job: Job) -> bool:

@@ -132,17 +132,24 @@ class Experiment:
         """Called in validation and before the payload: does it run in a container that the pilot starts?
 
         The default: yes with an image (not ``NULL``), or with a platform when the queue's ``container_type`` has the
-        user ``pilot`` (payload document 7.1).
+        user ``pilot`` (payload document 7.1). Yes on a queue without that entry fails the job (1384).
         """
-        return False
+        from pilot.user.payloadcontainer import uses_container
+
+        return uses_container(job, queue)
 
     def contain(self, task: PayloadTask, command: PayloadCommand) -> PayloadCommand:
-        """Called when ``uses_container``: returns the same payload wrapped into its container.
+        """Called when ``uses_container``: returns the same payload wrapped into its container, or ``command`` itself
+        for a payload that needs none after all (``pilot.user.payloadcontainer.stays_outside``).
+
+        The default starts apptainer, singularity or podman; ALRB's containers: ``pilot.user.alrbpayload``.
 
         Raises:
-            PilotException: 1384, 1360, 1325, 1372: there is no container for it here.
+            PilotException: 1384, 1360, 1325, 1372: there is no container for it here; 1341: bad options.
         """
-        return command
+        from pilot.user.payloadcontainer import contain
+
+        return contain(task, command)
 
     def verifies_setup(self, job: Job, queue: QueueData) -> bool:
         """Called before the payload: shall the set-up part of the command be tried alone first?"""

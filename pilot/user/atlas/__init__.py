@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pilot.info.middleware import MiddlewareCommand, MiddlewareTask
+from pilot.info.payloadtask import PayloadCommand, PayloadTask
 from pilot.user.alrb import alrb_middleware_command
+from pilot.user.alrbpayload import alrb_contain
 from pilot.user.base import Experiment
 
 
@@ -24,6 +26,10 @@ class Atlas(Experiment):
     def middleware_command(self, task: MiddlewareTask) -> MiddlewareCommand:
         """ALRB sets the middleware up."""
         return alrb_middleware_command(task)
+
+    def contain(self, task: PayloadTask, command: PayloadCommand) -> PayloadCommand:
+        """ALRB starts the container."""
+        return alrb_contain(task, command)
 
 
 EXPERIMENT = Atlas
