@@ -129,6 +129,16 @@ class ServerCommand(NamedTuple):
     commands: Commands
 
 
+class DebugAnswered(NamedTuple):
+    """To the monitor: what a command of debug mode has come to."""
+
+    job_id: str
+    command: str
+    text: str
+    core: str = ""
+    """Path of the core file that gdb has written on request."""
+
+
 class DeadlineSet(NamedTuple):
     """To the monitor: the pilot is ending; break off what still runs at these monotonic times."""
 

@@ -10,13 +10,14 @@ import logging
 import os
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, Sequence
 
 from pilot.control.component import Component
+from pilot.control.debugmode import DebugDesk
 from pilot.control.lifecycle import Event
 from pilot.control.messages import (
     DeadlineSet,
+    DebugAnswered,
     JobEntered,
     JobGone,
     JobWaits,
@@ -29,7 +30,9 @@ from pilot.control.shutdown import StopReason
 from pilot.control.timers import Timers
 from pilot.info.job import Job
 from pilot.monitoring.cpu import CpuMeter
+from pilot.payload.textfiles import cut_bytes
 from pilot.util import procfs
+from pilot.util.redact import redact
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
@@ -37,6 +40,10 @@ if TYPE_CHECKING:
     from pilot.payload.process import Child
 
 logger = logging.getLogger(__name__)
+
+
+OUTPUT_LIMIT = 2048
+"""Bytes of the server's column ``stdout``."""
 
 
 @dataclass
@@ -49,6 +56,14 @@ class Watch:
     child: Optional[Child] = None
     debug: bool = False
     debug_command: str = ""
+    debug_text: str = ""
+    """Answer to ``debug_command``, empty until there is one."""
+    refused: str = ""
+    """What of the last command was refused and why; stands before the answers."""
+    due: float = 0.0
+    """Monotonic s of the next heartbeat."""
+    closed: bool = False
+    """The server wants no more heartbeats."""
     last_words: tuple[str, ...] = ()
 
 
@@ -61,6 +76,7 @@ class MonitorComponent(Component):
         super().__init__(ctx)
         self._timers = Timers()
         self._watches: dict[str, Watch] = {}
+        self._desk = DebugDesk(ctx, self.post)
 
     # --- inbox --------------------------------------------------------------------------------------------------------
 
@@ -82,12 +98,15 @@ class MonitorComponent(Component):
         elif isinstance(message, JobGone):
             self._watches.pop(message.job_id, None)
             self._timers.cancel_prefix(f"{message.job_id}:")
+            self._desk.drop(message.job_id)
         elif isinstance(message, PayloadStarted):
             self._payload_started(message.job, message.child)
         elif isinstance(message, PayloadEnded):
             self._payload_ended(message.job_id)
         elif isinstance(message, ServerCommand):
             self._command(message.job_id, message.commands)
+        elif isinstance(message, DebugAnswered):
+            self._debug_answered(message)
         elif isinstance(message, DeadlineSet):
             self._deadline(message)
         else:
@@ -111,15 +130,23 @@ class MonitorComponent(Component):
 
     # --- heartbeats ---------------------------------------------------------------------------------------------------
 
-    def _schedule_heartbeat(self, watch: Watch) -> None:
+    def _schedule_heartbeat(self, watch: Watch, *, follows: bool = False) -> None:
+        """Set the next heartbeat, a period from now, or from the time the last one was due (``follows``)."""
         pilot = self.ctx.settings.pilot
         period = pilot.debug_heartbeat if watch.debug else pilot.heartbeat
-        self._timers.after(period, f"{watch.job.jobid}:heartbeat", lambda: self._heartbeat(watch))
+        now = time.monotonic()
+        watch.due = watch.due + period if follows and watch.due + period > now else now + period
+        self._timers.at(watch.due, f"{watch.job.jobid}:heartbeat", lambda: self._heartbeat(watch))
 
     def _heartbeat(self, watch: Watch) -> None:
-        self._schedule_heartbeat(watch)  # first: whatever fails below, the next one comes
+        self._schedule_heartbeat(watch, follows=True)  # first: whatever fails below, the next one comes
         self._sample(watch)
-        message = heartbeat_message(self.ctx, watch.view, "running", stdout=self._debug_output(watch))
+        if watch.debug and self._desk.ask(watch.job, watch.debug_command, watch.child):
+            return  # it goes with the answer
+        self._send_heartbeat(watch)
+
+    def _send_heartbeat(self, watch: Watch) -> None:
+        message = heartbeat_message(self.ctx, watch.view, "running", stdout=self._debug_stdout(watch))
         self.ctx.reporter.post(watch.job.jobid, message, final=False)
         track = self.ctx.road.track(watch.job.jobid)
         stage = track.state.stage.value if track is not None else "leaving"
@@ -130,17 +157,6 @@ class MonitorComponent(Component):
         # this line also tells the wrapper that the pilot is alive: it looks at the log's modification time
         logger.info("job %s: %s, CPU time %.0f s", watch.job.jobid, stage, watch.view.cpu_seconds)
 
-    def _debug_output(self, watch: Watch) -> str:
-        if not watch.debug or not watch.debug_command:
-            return ""
-        from pilot.payload.debug import DebugCommandRefused, debug_output
-
-        try:
-            return debug_output(watch.debug_command, Path(watch.job.workdir), self.ctx.supervisor, self.ctx.environ)
-        except (DebugCommandRefused, OSError) as exc:
-            logger.warning("job %s: debug command '%s' gives nothing: %s", watch.job.jobid, watch.debug_command, exc)
-            return f"{watch.debug_command}: {exc}"
-
     # --- the payload --------------------------------------------------------------------------------------------------
 
     def _payload_started(self, job: Job, child: Child) -> None:
@@ -149,7 +165,8 @@ class MonitorComponent(Component):
             return
         watch.child = child
         watch.view = copy.copy(job)
-        self.ctx.reporter.post(job.jobid, heartbeat_message(self.ctx, watch.view, "running"), final=False)
+        message = heartbeat_message(self.ctx, watch.view, "running", stdout=self._debug_stdout(watch))
+        self.ctx.reporter.post(job.jobid, message, final=False)
         self._schedule_sample(watch)
 
     def _payload_ended(self, job_id: str) -> None:
@@ -183,7 +200,7 @@ class MonitorComponent(Component):
         rss = sum(info.rss for info in processes) * procfs.PAGE_BYTES
         self.ctx.store.add_sample(watch.job.jobid, sample.seconds, sample.cores, rss, len(processes))
 
-    # --- limits, commands, deadlines ----------------------------------------------------------------------------------
+    # --- limits, commands ----------------------------------------------------------------------------------------
 
     def _time_is_up(self, watch: Watch, origin: str) -> None:
         text = f"the time limit is reached: {origin}"
@@ -199,6 +216,8 @@ class MonitorComponent(Component):
             logger.warning("job %s: the server has closed this job (%s): no more heartbeats", job_id,
                            ",".join(commands.words))
             self._timers.cancel(f"{job_id}:heartbeat")
+            watch.closed = True
+            self._desk.drop(job_id)
         if commands.kill or commands.stale:  # an attempt that is over burns its CPU for nobody
             if not watch.job.cancel.cancelled:
                 word = "tobekilled" if commands.kill else "badattemptnr"
@@ -215,19 +234,58 @@ class MonitorComponent(Component):
                 logger.info("job %s: softkill concerns event service jobs only, nothing to do", job_id)
             for text in commands.refused:
                 logger.warning("job %s: operator command refused: %s", job_id, text)
+            self._say_refused(watch, commands.refused)
+
+    # --- debug mode ---------------------------------------------------------------------------------------------------
 
     def _debug_mode(self, watch: Watch, commands: Commands) -> None:
         # today's server ends debug mode by no longer naming it
         wanted = bool(commands.debug)
-        command = commands.debug_command or ("debug" if wanted else "")
+        command = (commands.debug_command or "debug") if wanted else ""
         if (wanted, command) == (watch.debug, watch.debug_command):
             return
-        logger.info("job %s: debug mode %s", watch.job.jobid, f"on: {command}" if wanted else "off")
-        watch.debug, watch.debug_command = wanted, command
+        pilot = self.ctx.settings.pilot
+        logger.info("job %s: debug mode %s, an update every %d s", watch.job.jobid, f"on: {command}" if wanted else "off",
+                    pilot.debug_heartbeat if wanted else pilot.heartbeat)
+        watch.debug, watch.debug_command, watch.debug_text = wanted, command, ""
+        self._desk.drop(watch.job.jobid)
         if wanted:
+            watch.due = time.monotonic()
             self._heartbeat(watch)
         else:
             self._schedule_heartbeat(watch)
+
+    def _debug_stdout(self, watch: Watch) -> str:
+        if not watch.debug:
+            return watch.refused
+        room = OUTPUT_LIMIT - len(watch.refused.encode())
+        return watch.refused + cut_bytes(watch.debug_text, room, keep_end=not watch.debug_command.startswith("gdb"))
+
+    def _say_refused(self, watch: Watch, refused: Sequence[str]) -> None:
+        """Tell the operator where he looks for the answer; at once when nothing else will come."""
+        watch.refused = redact(f"refused: {', '.join(refused)[:300]!r} (one of tail, ls, ps, gdb, du, without ';')\n"
+                               ) if refused else ""
+        if refused and not watch.debug:
+            self._send_heartbeat(watch)
+
+    def _debug_answered(self, message: DebugAnswered) -> None:
+        """Send what a command has come to; with a core file the payload's work is over."""
+        watch = self._watches.get(message.job_id)
+        if watch is None:
+            return
+        if message.command == watch.debug_command and not watch.closed:
+            if not watch.debug_text:
+                logger.info("job %s: debug command '%s' is answered, %d characters", message.job_id, message.command,
+                            len(message.text))
+            watch.debug_text = message.text
+            self._send_heartbeat(watch)
+        if message.core:
+            watch.job.keep_core = True
+            logger.warning("job %s: gdb has written %s, the payload is ended", message.job_id, message.core)
+            self.ctx.road.abort(message.job_id, Event.KILL, 1144,
+                                "payload was killed after gdb produced requested core file")
+
+    # --- deadlines ----------------------------------------------------------------------------------------------------
 
     def _deadline(self, message: DeadlineSet) -> None:
         """Break off transfers, then the log, when the pilot has to be gone."""

@@ -145,6 +145,8 @@ class Job:
     """A file of it was moved, or tried to be."""
     keep_workdir: bool = False
     """True once the server said ``nocleanup``."""
+    keep_core: bool = False
+    """gdb has written a core file on request: the log archive takes it along."""
     batch_id: str = ""
     batch_type: str = ""
     start_time: float = 0.0

@@ -1,8 +1,8 @@
-"""Answers the debug commands of operators: tail, ls, ps, du, and ``debug`` itself; confined, bounded, without a shell.
+"""Answers the debug commands of operators: tail, ls, ps, du, gdb and ``debug`` itself; confined, bounded, without a shell.
 
 The command comes from a stranger (job/set_command on the server), its output goes to the server's job table. So: no
-shell metacharacters, only known options, paths only inside the directory, nothing that holds a secret, 30 s, 2,048
-bytes.
+shell metacharacters, only known options, paths only inside the directory, nothing that holds a secret, 30 s (gdb: 300),
+2,048 bytes.
 """
 
 from __future__ import annotations
@@ -12,25 +12,18 @@ import heapq
 import logging
 import os
 import re
-import select
 import shlex
-import subprocess
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from pilot.common.exception import PilotException
-from pilot.payload.process import Supervisor
+from pilot.payload.debugplace import OUTPUT_LIMIT, DebugAnswer, DebugCommandRefused, DebugPlace, run_bounded
 from pilot.payload.textfiles import cut_bytes, is_binary, printable, read_head, read_tail
 from pilot.util.redact import redact
 from pilot.util.safepath import UnsafePath, inside, is_inside
 
 logger = logging.getLogger(__name__)
 
-OUTPUT_LIMIT = 2048
-"""Bytes of the server's column; a longer text makes its insert fail (payload.md 12)."""
-
-TIME_LIMIT = 30.0
+_PROGRAMS = ("debug", "tail", "ls", "ps", "du", "gdb")
 _LINES = 10
 _MAX_LINES = 1000
 _NEWEST = 20
@@ -44,10 +37,11 @@ _PILOT_FILES = frozenset({
     "remotefileslog.txt", "base_trace_report.json", "container_script.sh", "my_release_setup.sh", "stagein_status.json",
     "stagein_replicas.json", "eventLoopHeartBeat.txt", "memory_monitor_output.txt",
     "memory_monitor_summary.json_snapshot", "pilot_heartbeat.json", "panda_token", "panda_secrets.json",
-    "queuedata.json", "heartbeat.json", "PoolFileCatalog.xml",
+    "queuedata.json", "heartbeat.json", "PoolFileCatalog.xml", "gdb_output.txt",
 })
 _SECRET_NAME = re.compile(
-    r"proxy|x509|token|secret|credential|password|\.pem$|\.key$|^curl_.*\.config$|id_rsa", re.IGNORECASE
+    r"proxy|x509|token|secret|credential|password|\.pem$|\.key$|^curl_.*\.config$|id_rsa"
+    r"|-(?:unified|payload)$", re.IGNORECASE
 )
 
 # Options that neither read nor write a file of their own choice. `ps` without 'e' in BSD style: it prints environments.
@@ -58,36 +52,30 @@ _PS_VALUE_OPTIONS = frozenset({"-o", "-eo", "-u", "-U", "-p", "-C", "-g", "-s", 
 _PS_VALUE = re.compile(r"[\w.,:=%+@-]+")
 
 
-class DebugCommandRefused(PilotException):
-    """The debug command is none that may be run; never an error of the job."""
+def debug_answer(command: str, place: DebugPlace) -> DebugAnswer:
+    """Carry out ``debug`` (tail of the newest text file) or a command of the operator.
 
-    default_code = 1008
-
-
-def debug_output(
-    command: str, workdir: Path, supervisor: Supervisor, environ: Mapping[str, str], *, time_limit: float = TIME_LIMIT
-) -> str:
-    """Return the text for the server's ``stdout`` field: at most 2,048 bytes of UTF-8, secrets masked.
-
-    Args:
-        command: ``debug`` (tail of the newest text file) or a command of the operator.
-        workdir: everything happens inside this directory.
-        supervisor: starts ``ls``, ``ps`` and ``du``.
-        environ: environment for them.
-        time_limit: s until the command is ended; what it printed is returned.
+    Returns:
+        The text for the server's ``stdout`` field: at most 2,048 bytes of UTF-8, the last ones (of gdb's output the
+        first: there are the innermost frames), secrets masked.
 
     Raises:
         DebugCommandRefused: unknown command, forbidden option, character or path.
+        OSError: a program cannot be started.
     """
     words = split_command(command)
+    core = None
     if words[0] == "debug":
-        text = tail_of_newest(workdir)
+        text = tail_of_newest(place.workdir)
     elif words[0] == "tail":
-        text = _tail(words[1:], workdir)
+        text = _tail(words[1:], place.workdir)
+    elif words[0] == "gdb":
+        from pilot.payload.gdb import run_gdb
+
+        text, core = run_gdb(words[1:], place)
     else:
-        argv = _checked_argv(words, workdir)
-        text = printable(_run(argv, workdir, supervisor, environ, time_limit))
-    return cut_bytes(redact(text), OUTPUT_LIMIT, keep_end=True)
+        text = _run(_checked_argv(words, place.workdir), place)
+    return DebugAnswer(cut_bytes(redact(text), OUTPUT_LIMIT, keep_end=words[0] != "gdb"), core)
 
 
 def split_command(command: str) -> list[str]:
@@ -102,8 +90,9 @@ def split_command(command: str) -> list[str]:
         words = shlex.split(command)
     except ValueError as error:
         raise DebugCommandRefused(f"debug command refused, {error}: {command[:100]!r}") from None
-    if not words or words[0] not in ("debug", "tail", "ls", "ps", "du"):
-        raise DebugCommandRefused(f"debug command refused, only tail, ls, ps and du are possible: {command[:100]!r}")
+    if not words or words[0] not in _PROGRAMS:
+        raise DebugCommandRefused(
+            f"debug command refused, only tail, ls, ps, du and gdb are possible: {command[:100]!r}")
     return words
 
 
@@ -202,7 +191,7 @@ def _newest_match(pattern: str, workdir: Path) -> Path:
 def _relative(word: str) -> str:
     """Return a path of the command without ``./``; absolute ones and ``..`` are refused."""
     if word.startswith(("/", "~")) or ".." in word.split("/"):
-        raise DebugCommandRefused(f"debug command refused, path outside of the work directory: {word!r}")
+        raise DebugCommandRefused(f"debug command refused, path outside of the job's directory: {word!r}")
     while word.startswith("./"):
         word = word[2:]
     return word or "."
@@ -237,7 +226,10 @@ def _expand(word: str, workdir: Path) -> list[str]:
         paths = [inside(workdir, name.rstrip("/")) for name in names]
     except UnsafePath as error:
         raise DebugCommandRefused(f"debug command refused, {error.detail}") from None
-    return [name for name, path in zip(names, paths) if is_inside(workdir, path)]
+    found = [name for name, path in zip(names, paths) if is_inside(workdir, path)]
+    if not found:
+        raise DebugCommandRefused(f"debug command refused, a link out of the job's directory: {word!r}")
+    return found
 
 
 def _ps_arguments(words: list[str]) -> list[str]:
@@ -259,37 +251,11 @@ def _ps_arguments(words: list[str]) -> list[str]:
     return result
 
 
-def _run(
-    argv: list[str], workdir: Path, supervisor: Supervisor, environ: Mapping[str, str], time_limit: float
-) -> bytes:
-    """Run a program and return the end of its output; it is ended when the time is up."""
-    reading, writing = os.pipe()
+def _run(argv: list[str], place: DebugPlace) -> str:
+    """Run ls, ps or du and return what it prints."""
     try:
-        try:
-            child = supervisor.spawn(argv, cwd=workdir, env=environ, stdout=writing, stderr=subprocess.STDOUT)
-        except OSError as error:
-            return f"{argv[0]}: {error.strerror}".encode()
-        finally:
-            os.close(writing)
-        output = _read_end(reading, time.monotonic() + time_limit)
-        if child.wait(0.5) is None:
-            child.kill_tree(0.0)
-            output += f"\n{argv[0]}: ended after {time_limit:.0f} s".encode()
-        return output
-    finally:
-        os.close(reading)
-
-
-def _read_end(handle: int, until: float) -> bytes:
-    """Read a pipe to its end or until the time is up, and return the last bytes."""
-    poller = select.poll()
-    poller.register(handle, select.POLLIN)
-    output = b""
-    while True:
-        remaining = until - time.monotonic()
-        if remaining <= 0 or not poller.poll(remaining * 1000):
-            return output
-        chunk = os.read(handle, 65536)
-        if not chunk:
-            return output
-        output = (output + chunk)[-4 * OUTPUT_LIMIT :]
+        output = run_bounded(argv, place, place.time_limit)
+    except OSError as error:
+        return f"{argv[0]}: {error.strerror}"
+    text = printable(output.raw)
+    return f"{text}\n{argv[0]}: ended after {place.time_limit:.0f} s" if output.timed_out else text

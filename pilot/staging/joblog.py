@@ -136,7 +136,7 @@ def archive_rules(job: Job, ctx: StagingContext) -> Rules:
         skip_at_top=frozenset(files),
         redundant=tuple(ctx.redundant_patterns),
         keep=KEEP,
-        core_files=job.debug,
+        core_files=job.debug or job.keep_core,
         max_file=ctx.settings.limits.log_archive_max_file,
     )
 
