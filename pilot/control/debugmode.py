@@ -2,7 +2,7 @@
 
 ::
 
-    monitor ── ask(job, command) ──► desk: a thread while there is something to do ── answer ──► DebugAnswered ── monitor
+    monitor ── ask(job, command) ──► desk, a thread while there is something to do ── DebugAnswered ──► monitor
 """
 
 from __future__ import annotations

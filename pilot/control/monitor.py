@@ -245,8 +245,9 @@ class MonitorComponent(Component):
         if (wanted, command) == (watch.debug, watch.debug_command):
             return
         pilot = self.ctx.settings.pilot
-        logger.info("job %s: debug mode %s, an update every %d s", watch.job.jobid, f"on: {command}" if wanted else "off",
-                    pilot.debug_heartbeat if wanted else pilot.heartbeat)
+        period = pilot.debug_heartbeat if wanted else pilot.heartbeat
+        logger.info("job %s: debug mode %s, an update every %d s", watch.job.jobid,
+                    f"on: {command}" if wanted else "off", period)
         watch.debug, watch.debug_command, watch.debug_text = wanted, command, ""
         self._desk.drop(watch.job.jobid)
         if wanted:

@@ -1,4 +1,4 @@
-"""Answers the debug commands of operators: tail, ls, ps, du, gdb and ``debug`` itself; confined, bounded, without a shell.
+"""Answers the debug commands of operators: tail, ls, ps, du, gdb, ``debug``; confined, bounded, without a shell.
 
 The command comes from a stranger (job/set_command on the server), its output goes to the server's job table. So: no
 shell metacharacters, only known options, paths only inside the directory, nothing that holds a secret, 30 s (gdb: 300),

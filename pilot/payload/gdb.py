@@ -48,7 +48,7 @@ _SAFE_START = (
     "-iex", "set pagination off", "-iex", "set width 0", "-iex", "set confirm off",
     "-iex", "set print frame-arguments none",
 )  # fmt: skip
-_NOISE = re.compile(r"\[Thread debugging using|Using host libthread_db|\[New LWP |\[Inferior \d+ \(process \d+\) detached|"
+_NOISE = re.compile(r"\[Thread debugging using|Using host libthread_db|\[New LWP |\[Inferior \d+ \(process \d+\) det|"
                     r"warning: (?:Memory read failed for corefile section|target file /proc/\d+/cmdline contained)|"
                     r"\d+\t(?:in )?[./].*No such file or directory")
 
@@ -137,7 +137,7 @@ def _checked(command: str) -> str:
     if command in _CORE or _ALLOWED.fullmatch(command):
         return command
     raise DebugCommandRefused(
-        f"debug command refused, gdb command: {command[:100]!r} (bt, thread apply all bt, info ..., frame N, thread N and"
+        f"debug command refused, gdb command: {command[:100]!r} (bt, thread apply all bt, info ..., frame N, thread N,"
         " generate-core-file without a name are possible)")
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pilot.payload.debug import OUTPUT_LIMIT, DebugCommandRefused, debug_output
+from pilot.payload.debug import debug_answer
+from pilot.payload.debugplace import OUTPUT_LIMIT, DebugCommandRefused, DebugPlace
 from pilot.payload.process import Supervisor
 
 
@@ -33,7 +34,7 @@ def write(path: Path, content: str | bytes, when: float) -> None:
 
 
 def run(command: str, workdir: Path, supervisor: Supervisor, limit: float = 30.0) -> str:
-    text = debug_output(command, workdir, supervisor, os.environ, time_limit=limit)
+    text = debug_answer(command, DebugPlace(workdir, supervisor, dict(os.environ), time_limit=limit)).text
     assert len(text.encode()) <= OUTPUT_LIMIT
     return text
 
@@ -110,6 +111,8 @@ def test_ps_shows_processes_and_never_environments(workdir: Path, supervisor: Su
         "", "cat a.log", "rm a.log", "gdb --pid 1", "ls; id", "ls && id", "ls | sh", "ls $(id)", "ls `id`", "ls > x",
         "ls &#59; id", "ls\nid", "ls 'a", "tail $HOME/x", "tail ../outside.txt", "tail /etc/passwd", "tail ~/x",
         "tail", "tail a.log b.log", "tail --pid=1 a.log", "tail -n x a.log", "ls ..", "ls /etc", "ls sub/../..",
+        "ls link.txt", "ls out", "tail out/passwd", "ls *.txt/..", "du /", "ls -l; id", "ls\\ id", "ps; id",
+        "tail -n 5 x509_proxy", "tail robot-unified", "tail pilot.proxy", "gdb", "gdb --pid", "gdb ./program",
         "ls -I x", "ls --color=always", "du --files0-from=/etc/passwd", "du -X /etc/passwd", "tail nothing.log",
         "tail x509_proxy", "tail link.txt", "ls out/etc",
     ],
@@ -125,7 +128,10 @@ def test_dangerous_commands_are_refused(workdir: Path, supervisor: Supervisor, c
 
 def test_a_link_out_of_the_work_directory_is_not_listed(workdir: Path, supervisor: Supervisor) -> None:
     (workdir / "out").symlink_to("/etc")
-    assert "passwd" not in run("ls out/", workdir, supervisor)
+    with pytest.raises(DebugCommandRefused, match="link out of the job's directory"):
+        run("ls out/", workdir, supervisor)
+    (workdir / "out2.txt").write_text("x")
+    assert run("ls out*", workdir, supervisor) == "out2.txt\n"
 
 
 def test_secrets_in_the_text_are_masked(workdir: Path, supervisor: Supervisor) -> None:
@@ -150,3 +156,40 @@ def test_a_command_that_takes_too_long_is_ended(
 def test_a_missing_tool_is_said(workdir: Path, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(workdir))
     assert run("du", workdir, supervisor) == "du: No such file or directory"
+
+
+@pytest.mark.parametrize("name", ["pipe", "loop", "directory", "missing.txt"])
+def test_what_is_no_file_is_refused_and_blocks_nobody(workdir: Path, supervisor: Supervisor, name: str) -> None:
+    os.mkfifo(workdir / "pipe")
+    (workdir / "loop").symlink_to("loop")
+    (workdir / "directory").mkdir()
+    try:
+        text = run(f"tail {name}", workdir, supervisor)
+    except DebugCommandRefused:
+        return
+    assert text == f"{name}\n", "nothing can be read of it"
+
+
+def test_the_programs_get_no_secrets(workdir: Path, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = workdir / "bin"
+    tools.mkdir()
+    (tools / "du").write_text("#!/bin/bash\nenv\n")
+    (tools / "du").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("X509_USER_PROXY", "/tmp/proxy")
+    monkeypatch.setenv("PANDA_AUTH_TOKEN", "tokenfile")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/somewhere")
+    names = {line.partition("=")[0] for line in run("du", workdir, supervisor).splitlines()}
+    assert "PATH" in names
+    assert not names & {"X509_USER_PROXY", "PANDA_AUTH_TOKEN", "LD_LIBRARY_PATH"}
+
+
+def test_a_command_that_nobody_waits_for_ends(workdir: Path, supervisor: Supervisor) -> None:
+    tools = workdir / "bin"
+    tools.mkdir()
+    (tools / "du").write_text("#!/bin/bash\nexec sleep 300\n")
+    (tools / "du").chmod(0o755)
+    place = DebugPlace(workdir, supervisor, {"PATH": f"{tools}:{os.environ['PATH']}"})
+    place.token.cancel(1200, "over")
+    debug_answer("du", place)
+    assert supervisor.children() == []
