@@ -122,6 +122,7 @@ class PayloadSection(Section):
     payloadstdout: str = _key("payload's standard output")
     payloadstderr: str = _key("payload's standard error")
     error_report: str = _key('a payload may write {"error_code": int, "error_diag": str} here')
+    keep_core_dumps: bool = _key("core dumps of payloads stay in the log archive; in debug mode they always do")
 
 
 @dataclass(init=False, repr=False, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -40,17 +41,38 @@ def available_memory(root: Path = Path("/")) -> Optional[int]:
     return min(values, default=None)
 
 
-def _left(top: Path, path: str, files: _Files) -> list[int]:
-    """Return what each cgroup from ``path`` up to the top leaves; inside a container the top itself has the limit."""
+def memory_limit(root: Path = Path("/")) -> Optional[int]:
+    """Return bytes: the lowest limit of the cgroups of this process; None without any. ``root``: see above."""
+    values = []
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0":
+            values += [limit for _, limit in _limits(root / "sys/fs/cgroup", path, _V2)]
+        elif "memory" in controllers.split(","):
+            values += [limit for _, limit in _limits(root / "sys/fs/cgroup/memory", path, _V1)]
+    return min(values, default=None)
+
+
+def _limits(top: Path, path: str, files: _Files) -> Iterator[tuple[Path, int]]:
+    """Yield each cgroup with a limit, from ``path`` up to the top: inside a container the top itself has it."""
     parts = [part for part in path.split("/") if part not in ("", "..")]
-    found = []
     for depth in range(len(parts), -1, -1):
         directory = top.joinpath(*parts[:depth])
-        limit, used = _read(directory / files.limit).strip(), _read(directory / files.used).strip()
-        if not (limit.isdigit() and used.isdigit()) or int(limit) >= _UNLIMITED:
+        limit = _read(directory / files.limit).strip()
+        if limit.isdigit() and int(limit) < _UNLIMITED:
+            yield directory, int(limit)
+
+
+def _left(top: Path, path: str, files: _Files) -> list[int]:
+    """Return what each cgroup with a limit leaves."""
+    found = []
+    for directory, limit in _limits(top, path, files):
+        used = _read(directory / files.used).strip()
+        if not used.isdigit():
             continue
         cache = re.search(rf"^{files.reclaimable} (\d+)$", _read(directory / "memory.stat"), re.MULTILINE)
-        found.append(max(0, int(limit) - int(used) + (int(cache.group(1)) if cache else 0)))
+        found.append(max(0, limit - int(used) + (int(cache.group(1)) if cache else 0)))
     return found
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from pilot.info.diagnosis import Cause
 from pilot.payload.textfiles import printable, read_tail
 
 _WINDOW = 64 * 1024
@@ -56,26 +57,33 @@ def meaningful_lines(text: str) -> list[str]:
 
 
 def find_cause(stdout: Path, stderr: Path) -> str:
-    """Return one or two lines that name the cause, joined by ``; ``, empty when the payload has said nothing.
+    """Return the text of ``cause_of``."""
+    return cause_of(stdout, stderr).text
+
+
+def cause_of(stdout: Path, stderr: Path) -> Cause:
+    """Return one or two lines that name the cause, joined by ``; ``, and whose they are; empty when the payload has
+    said nothing.
 
     First the last lines of stderr that speak of an error, then CRITICAL, FATAL, ERROR lines of stdout, then the last
     line of stderr, then that of stdout.
     """
+    in_stderr, in_stdout = f"end of {stderr.name}", f"end of {stdout.name}"
     errors = _lines_of(stderr)
     strong = _last_strong(errors)
     if strong:
-        return "; ".join(strong)
+        return Cause("; ".join(strong), in_stderr)
     output = _lines_of(stdout)
     for word in _STDOUT_LEVELS:
         found = [line for line in output if _LEVEL_WORD[word].search(line)]
         if found:
-            return found[0] if word == "CRITICAL" else found[-1]
+            return Cause(found[0] if word == "CRITICAL" else found[-1], in_stdout)
     if errors:
-        return errors[-1]
+        return Cause(errors[-1], in_stderr)
     strong = _last_strong(output)
     if strong:
-        return "; ".join(strong[-1:])
-    return output[-1] if output else ""
+        return Cause(strong[-1], in_stdout)
+    return Cause(output[-1], in_stdout) if output else Cause("")
 
 
 def shorten(text: str, limit: int) -> str:

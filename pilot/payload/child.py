@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pilot.payload.kernel import ExitStatus
 from pilot.payload.killer import KillReport, end_processes
 from pilot.util import procfs
+from pilot.util.oomkills import OomCount, oom_kills_since
 from pilot.util.procfs import ProcInfo, ProcTable
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ MARKER = "PANDA_PILOT_PAYLOAD"
 class Child:
     """A process that the pilot has started, and all that descends from it; from ``Supervisor.spawn``; thread-safe."""
 
-    def __init__(self, supervisor: Supervisor, pid: int, start_ticks: int, marker: str) -> None:
+    def __init__(self, supervisor: Supervisor, pid: int, start_ticks: int, marker: str,
+                 oom: OomCount | None = None) -> None:
         self._supervisor = supervisor
         self.pid = pid
         self.start_ticks = start_ticks
@@ -39,6 +41,7 @@ class Child:
         """Identities of the descendants at the last look."""
         self.sessions = frozenset((pid,))
         """Sessions that they had then: a daemon makes its own."""
+        self._oom = oom
         self._ended = threading.Event()
         self._callbacks: list[Callable[[Child], None]] = []
         self._lock = threading.Lock()
@@ -69,6 +72,9 @@ class Child:
 
     def finish(self, status: ExitStatus) -> None:
         """Take the status from the reaper, wake the waiters, run the callbacks."""
+        if status.code != 0:
+            pids = frozenset(pid for pid, _ in self.seen) | {self.pid}
+            status = status._replace(oom=oom_kills_since(self._oom), pids=pids)
         with self._lock:
             self.status = status
             self._ended.set()

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 import signal
 
+# They end no process: 145 to 151 and 156 are codes of worker-node scripts and others.
+_HARMLESS = frozenset({
+    signal.SIGCHLD, signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGURG,
+    signal.SIGWINCH,
+})
+
 # Signals whose meaning deserves words; every other one is named only.
 _MEANING = {
     signal.SIGABRT: "aborted",
@@ -34,9 +40,10 @@ def signal_of(code: int) -> signal.Signals | None:
     if not 128 < code < 160:
         return None
     try:
-        return signal.Signals(code - 128)
+        number = signal.Signals(code - 128)
     except ValueError:
         return None
+    return None if number in _HARMLESS else number
 
 
 def describe(code: int) -> str:

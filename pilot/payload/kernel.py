@@ -7,6 +7,7 @@ import os
 from typing import NamedTuple
 
 from pilot.util import procfs
+from pilot.util.oomkills import OomKills
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +19,8 @@ class ExitStatus(NamedTuple):
 
     ``code`` is 0..255 or 128 + n for signal n (``signal`` is n then, else 0); ``user`` and ``system`` are CPU seconds
     of the process and of the descendants waited for. ``max_rss_kb`` (kB) is the largest of them, and at least the
-    pilot's own size (the kernel counts the moment between fork and exec).
+    pilot's own size (the kernel counts the moment between fork and exec). ``oom``: the counter of out-of-memory kills
+    around the process' life; ``pids``: the processes of its tree that were seen.
     """
 
     code: int
@@ -26,6 +28,8 @@ class ExitStatus(NamedTuple):
     user: float
     system: float
     max_rss_kb: int
+    oom: OomKills | None = None
+    pids: frozenset[int] = frozenset()
 
     @classmethod
     def from_wait(cls, status: int, usage: object) -> ExitStatus:

@@ -30,6 +30,7 @@ from pilot.payload.kernel import ExitStatus, become_subreaper, has_children, own
 from pilot.payload.killer import KillReport, end_processes, send
 from pilot.util import procfs
 from pilot.util.hardening import payload_inheritance
+from pilot.util.oomkills import oom_count
 from pilot.util.procfs import ProcInfo, ProcTable
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ class Supervisor:
         with self._lock:
             self._count += 1
             marker = f"{self._id}.{self._count}"
+            oom = oom_count()  # before the process is there: what was killed earlier was a stranger
             with payload_inheritance():
                 process = Popen(
                     list(argv), cwd=cwd, env={**env, MARKER: marker}, stdin=stdin, stdout=stdout, stderr=stderr,
@@ -117,7 +119,7 @@ class Supervisor:
             # The reaper owns the status; without this Popen would try to collect it when it is garbage.
             process.returncode = 0
             info = procfs.read_process(process.pid)
-            child = Child(self, process.pid, info.start if info else 0, marker)
+            child = Child(self, process.pid, info.start if info else 0, marker, oom)
             self._running[child.pid] = child
             self._changed.notify_all()
         return child

@@ -14,6 +14,7 @@ from pilot.info.jobreportdata import ReportPolicy
 from pilot.info.remoteinputs import remote_names
 
 if TYPE_CHECKING:
+    from pilot.info.diagnosis import Rule
     from pilot.info.job import Job
     from pilot.info.jobreportdata import JobReportData
     from pilot.info.middleware import MiddlewareCommand, MiddlewareTask
@@ -176,6 +177,12 @@ class Experiment:
         Called after ``report_policy``: its ``compact`` and ``old_files`` are applied to the text already.
         """
         return report_text
+
+    def diagnosis_rules(self, job: Job) -> Sequence[Rule]:
+        """Called once when the payload has ended: rules (``pilot.info.diagnosis``) for what only this experiment's
+        software says; they are asked before those that every payload gets. The default: none.
+        """
+        return ()
 
     def judge_report(self, job: Job, report: JobReportData) -> list[tuple[int, str]]:
         """Called for a payload with exit code 0 and a usable report; (pilot code, text) of what this says against the

@@ -12,10 +12,12 @@ import pytest
 
 from pilot.common.errorcodes import ErrorCodes, format_diagnosis
 from pilot.common.errors import ErrorList
+from pilot.info.diagnosis import Finding
 from pilot.info.job import Job
 from pilot.payload.cause import find_cause, meaningful_lines, shorten
-from pilot.payload.diagnose import FINDING_RANKS, Evidence, diagnose, find_core_dumps
+from pilot.payload.diagnose import Evidence, diagnose, find_core_dumps
 from pilot.payload.exitcode import describe, normalise, signal_of
+from pilot.util.oomkills import OomKills
 
 
 class Output:
@@ -31,14 +33,14 @@ class Output:
         self.stdout.write_bytes(out.encode() if isinstance(out, str) else out)
         return self
 
-    def findings(self, code: int, evidence: Evidence | None = None) -> list[tuple[int, str]]:
+    def findings(self, code: int, evidence: Evidence | None = None) -> list[Finding]:
         return diagnose(self.job, code, self.stdout, self.stderr, evidence)
 
     def reported(self, code: int, evidence: Evidence | None = None) -> tuple[int, str]:
         """Return what the error list makes of the findings."""
         errors = ErrorList()
-        for pilot_code, text in self.findings(code, evidence):
-            errors.add(pilot_code, text, rank=FINDING_RANKS.get(pilot_code))
+        for finding in self.findings(code, evidence):
+            errors.add(finding.code, finding.text, rank=finding.rank)
         primary = errors.primary()
         assert primary is not None
         return primary.code, primary.diagnosis
@@ -154,8 +156,8 @@ def test_a_signal_that_the_pilot_did_not_send_is_called_so(output: Output, code:
 
 def test_a_kill_by_the_pilot_says_so_and_never_hides_the_reason(output: Output) -> None:
     output.job.errors.add(ErrorCodes.LOOPINGJOB, "no file touched")
-    for code, text in output.findings(137, Evidence(oom_kills=1, killed_by_pilot=True)):
-        output.job.errors.add(code, text)
+    for finding in output.findings(137, Evidence(oom=OomKills(0, 1, "memory.events"), killed_by_pilot=True)):
+        output.job.errors.add(finding.code, finding.text)
     primary = output.job.errors.primary()
     assert primary is not None
     assert primary.code == 1150
@@ -163,7 +165,7 @@ def test_a_kill_by_the_pilot_says_so_and_never_hides_the_reason(output: Output) 
 
 
 def test_memory_evidence(output: Output) -> None:
-    oom = Evidence(oom_kills=1, max_memory_kb=2_000_000, memory_limit_kb=2_097_152)
+    oom = Evidence(OomKills(3, 4, "memory.events"), max_memory_kb=2_000_000, memory_limit_kb=2_097_152)
     code, text = output.reported(137, oom)
     assert code == 1212
     assert "the kernel killed 1 process(es)" in text
@@ -288,8 +290,8 @@ def test_a_useless_error_report_is_ignored(output: Output, tmp_path: Path, text:
 
 def test_the_whole_text_fits_and_starts_with_the_default_text(output: Output) -> None:
     output.said("/bin/bash: line 1: " + "n" * 900 + ": command not found\n")
-    for code, text in output.findings(127):
-        whole = format_diagnosis(code, text)
+    for finding in output.findings(127):
+        whole = format_diagnosis(finding.code, finding.text)
         assert len(whole) <= 256
         assert "..." not in whole[:40]
 
