@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from pilot.info.diagnosis import Rule
+from pilot.info.job import Job
 from pilot.info.middleware import MiddlewareCommand, MiddlewareTask
 from pilot.info.payloadtask import PayloadCommand, PayloadTask
 from pilot.user.alrb import alrb_middleware_command
 from pilot.user.alrbpayload import alrb_contain
+from pilot.user.atlas.diagnosis import RULES
 from pilot.user.base import Experiment
 
 
@@ -30,6 +35,10 @@ class Atlas(Experiment):
     def contain(self, task: PayloadTask, command: PayloadCommand) -> PayloadCommand:
         """ALRB starts the container."""
         return alrb_contain(task, command)
+
+    def diagnosis_rules(self, job: Job) -> Sequence[Rule]:
+        """Texts of asetup and of the set-up scripts."""
+        return RULES
 
 
 EXPERIMENT = Atlas

@@ -1,4 +1,4 @@
-"""Out-of-memory kills: counters of both versions of control groups, the kernel's log, a real limit where there is one."""
+"""Out-of-memory kills: counters of control groups of both versions, the kernel's log, a real limit where possible."""
 
 from __future__ import annotations
 
