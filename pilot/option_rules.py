@@ -53,11 +53,13 @@ class RealtimeServer(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return f"{self.type};{self.protocol}://{self.host}:{self.port}"
+        return f"file;{self.host}" if self.type == "file" else f"{self.type};{self.protocol}://{self.host}:{self.port}"
 
 
 def realtime_server(text: str) -> Optional[RealtimeServer]:
     """Parse ``[logserver=]<type>;<protocol>://<host>:<port>`` or ``<type>:<host>:<port>`` (http); None for empty text.
+
+    ``file;<path>`` is a file of the site: type ``file``, its path as host.
 
     Raises:
         ValueError: any other form.
@@ -67,9 +69,12 @@ def realtime_server(text: str) -> Optional[RealtimeServer]:
         bare = bare[len("logserver="):].strip("'\"")
     if not bare:
         return None
+    path = re.fullmatch(r"file[;:](?:file://)?(/.+)", bare)
+    if path is not None:
+        return RealtimeServer("file", "file", path[1], 0)
     match = _REALTIME.fullmatch(bare)
     if match is None:
-        raise ValueError(f"{text!r} is neither type;protocol://host:port nor type:host:port")
+        raise ValueError(f"{text!r} is neither type;protocol://host:port, nor type:host:port, nor file;/path")
     return RealtimeServer(match["type"], match["protocol"] or "http", match["host"], int(match["port"]))
 
 

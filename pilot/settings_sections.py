@@ -54,7 +54,8 @@ class PilotSection(Section):
     testtransfertype: str = _key("input access of the fake job", choices=("direct", "NULL"))
     pandaserver: str = _key("PanDA server when --url is empty; https unless it says otherwise")
     rtlogging: str = _key("real-time log server <type>;<protocol>://<host>:<port> when nothing nearer names one")
-    ssl_enable: bool = _key("TLS for the real-time logger")
+    rtlogging_period: float = _key("between looks of the real-time logger at its files", "s", minimum=0.1)
+    ssl_enable: bool = _key("TLS for the real-time logger, for http:// too")
     ssl_verify: bool = _key("verify the real-time log server's certificate")
     heartbeat: int = _key("between job updates", "s", minimum=1)
     debug_heartbeat: int = _key("between job updates in debug mode", "s", minimum=1)
@@ -314,7 +315,7 @@ WITHOUT_EFFECT: frozenset[str] = frozenset(
     f"{section}.{key}"
     for section, keys in {
         "pilot":
-            "rtlogging ssl_enable ssl_verify pilot_heartbeat pilot_heartbeat_file "
+            "pilot_heartbeat pilot_heartbeat_file "
             "free_space_limit_running maximum_output_file_size maximum_input_file_sizes "
             "local_size_limit_stdout looping_verification_time looping_limit_default "
             "looping_limit_min_default kill_instruction_time kill_instruction_filename "

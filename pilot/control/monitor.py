@@ -25,6 +25,7 @@ from pilot.control.messages import (
     PayloadStarted,
     ServerCommand,
 )
+from pilot.control.realtime import RealtimeLogs
 from pilot.control.reports import heartbeat_message
 from pilot.control.shutdown import StopReason
 from pilot.control.timers import Timers
@@ -77,6 +78,11 @@ class MonitorComponent(Component):
         self._timers = Timers()
         self._watches: dict[str, Watch] = {}
         self._desk = DebugDesk(ctx, self.post)
+        self._realtime = RealtimeLogs(ctx)
+
+    def close(self, left: float) -> None:
+        """The pilot ends: the last lines of real-time logging get a moment, at most ``left`` s."""
+        self._realtime.close(left)
 
     # --- inbox --------------------------------------------------------------------------------------------------------
 
@@ -99,6 +105,7 @@ class MonitorComponent(Component):
             self._watches.pop(message.job_id, None)
             self._timers.cancel_prefix(f"{message.job_id}:")
             self._desk.drop(message.job_id)
+            self._realtime.job_gone(message.job_id)
         elif isinstance(message, PayloadStarted):
             self._payload_started(message.job, message.child)
         elif isinstance(message, PayloadEnded):
@@ -168,8 +175,10 @@ class MonitorComponent(Component):
         message = heartbeat_message(self.ctx, watch.view, "running", stdout=self._debug_stdout(watch))
         self.ctx.reporter.post(job.jobid, message, final=False)
         self._schedule_sample(watch)
+        self._realtime.payload_started(job)
 
     def _payload_ended(self, job_id: str) -> None:
+        self._realtime.payload_ended(job_id)
         watch = self._watches.get(job_id)
         if watch is not None:
             watch.child = None
@@ -225,6 +234,7 @@ class MonitorComponent(Component):
             return
         if commands.already_done:
             return  # it says nothing about debug mode: taking that for 'off' would start the heartbeats again
+        self._realtime.secrets_came(watch.job, commands.pilot_secrets)
         self._debug_mode(watch, commands)
         if commands.nocleanup:
             watch.job.keep_workdir = True
@@ -250,6 +260,7 @@ class MonitorComponent(Component):
                     f"on: {command}" if wanted else "off", period)
         watch.debug, watch.debug_command, watch.debug_text = wanted, command, ""
         self._desk.drop(watch.job.jobid)
+        self._realtime.debug_changed(watch.job.jobid, wanted, command)
         if wanted:
             watch.due = time.monotonic()
             self._heartbeat(watch)

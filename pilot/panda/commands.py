@@ -27,6 +27,8 @@ class Commands(NamedTuple):
     refused: tuple[str, ...] = ()
     """Operator commands that may not run, for one line in the log."""
     words: tuple[str, ...] = ()
+    pilot_secrets: str = ""
+    """JSON text that came beside the command: credentials for real-time logging."""
 
 
 def split_words(value: object) -> tuple[str, ...]:

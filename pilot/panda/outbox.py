@@ -283,7 +283,8 @@ class Outbox:
             os.environ["SERVER_UPDATE"] = "DONE_FINAL"  # plug-ins and scripts look at it
         else:
             # a command in the answer to a final report is no instruction (recorded)
-            self._on_command(entry.job_id, parse_commands(answer.command))
+            self._on_command(
+                entry.job_id, parse_commands(answer.command)._replace(pilot_secrets=answer.pilot_secrets))
 
 
 class FileReporter:

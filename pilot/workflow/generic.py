@@ -69,6 +69,7 @@ def run(ctx: PilotContext) -> None:
     _wait(ctx)
     _drain(ctx)
     _drain_traces(ctx)
+    ctx.road.monitor.close(ctx.shutdown.remaining(float("inf")))
     for component in components:
         component.stop()
     ctx.reporter.close()

@@ -48,7 +48,7 @@ def test_every_key_is_described():
     ("pilot.pilotlog", "pilotlog.txt"), ("pilot.pandajobdata", "pandaJobData.out"), ("pilot.pandajob", "real"),
     ("pilot.testtransfertype", "NULL"), ("pilot.pandaserver", "https://pandaserver.cern.ch:25443"),
     ("pilot.rtlogging", "logstash;http://aipanda115.cern.ch:8443"), ("pilot.ssl_enable", True),
-    ("pilot.ssl_verify", False), ("pilot.heartbeat", 1800), ("pilot.debug_heartbeat", 60),
+    ("pilot.ssl_verify", True), ("pilot.heartbeat", 1800), ("pilot.debug_heartbeat", 60),
     ("pilot.lost_heartbeat", 10800), ("pilot.pilot_heartbeat", 60), ("pilot.heartbeat_message", "heartbeat.json"),
     ("pilot.pilot_heartbeat_file", "pilot_heartbeat.json"), ("pilot.jobid_file", "pandaIDs.out"),
     ("pilot.free_space_limit", 2 * GB), ("pilot.free_space_limit_running", GB),
