@@ -43,7 +43,8 @@ def test_job_with_files_and_log_goes_all_the_way(farm: Farm, dialect: str) -> No
     final = farm.final(job)
     definition = farm.server.job(job)["definition"]
     assert (final["state"], int(final["pilotErrorCode"]), int(final["transExitCode"])) == ("finished", 0, 0)
-    assert states_told(farm, job) == ["starting", "running", "finished"]
+    # on a slow machine 'starting' may be overtaken: an update that has not left yet gives way to the next one
+    assert states_told(farm, job) in (["starting", "running", "finished"], ["running", "finished"])
     assert (farm.outputs / "out1.dat").read_bytes() == b"first" + b"second" * 1000
     stored = report_of(final)
     assert set(stored) == {"out1.dat", "out2.dat", definition["logFile"]}

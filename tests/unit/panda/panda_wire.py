@@ -88,7 +88,8 @@ class WireServer:
         self.connections = 0
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
 
     def __enter__(self) -> WireServer:
         return self
@@ -99,6 +100,8 @@ class WireServer:
             self._listener.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
+        # Before the number of the descriptor is free: a late accept() would take the next server's connections.
+        self._acceptor.join(30)
         self._listener.close()
         self.drop_connections()
 
