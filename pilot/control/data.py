@@ -46,10 +46,19 @@ def staging_context(ctx: PilotContext, job: Job) -> StagingContext:
         key_pair=partial(ctx.key_pairs.get, ctx.server),
         secret_files=(ctx.settings.pilot.pandasecrets, *ctx.secret_files()),
         middleware=ctx.experiment.middleware_command,
-        redundant_patterns=ctx.experiment.redundant_files, own_log=job_log_path(job.jobid),
+        redundant_patterns=_redundant_patterns(ctx, job), own_log=job_log_path(job.jobid),
         payload_logs=(payload.payloadstdout, payload.payloadstderr),
         # of two jobs the pilot's own environment names the one that came last
         environ=dict(os.environ, PANDAID=job.jobid, PanDA_TaskID=job.taskid))
+
+
+def _redundant_patterns(ctx: PilotContext, job: Job) -> tuple[str, ...]:
+    """Return what the experiment does not want in the log; a fault in it must not cost the log."""
+    try:
+        return (*ctx.experiment.redundant_files, *ctx.experiment.redundant_patterns(job))
+    except PilotException as exc:
+        logger.error("job %s: %s", job.jobid, exc.detail)
+        return tuple(ctx.experiment.redundant_files)
 
 
 def add_error(ctx: PilotContext, job: Job, code: int, text: str, *, rank: int | None = None, who: str = "",

@@ -45,7 +45,8 @@ def report_environment(ctx: PilotContext, job: Job) -> ReportEnvironment:
         gtag=_optional("the log's URL", lambda: ctx.experiment.pilot_id(log_url, job.jobid), "unknown"),
         version_tag=ctx.options.version_tag, pilot_version=PILOT_VERSION,
         cpu_consumption_unit=ctx.node.cpu_consumption_unit,
-        cpu_architecture_level=_optional("the architecture level", ctx.experiment.cpu_architecture_level),
+        cpu_architecture_level=_optional("the architecture level", ctx.experiment.cpu_architecture_level) or (
+            ctx.node.architecture_level if ctx.experiment.sends_architecture_level else ""),
         kubernetes=ctx.kubernetes, pilot_timing_fields=ctx.settings.jobs.pilot_timing_fields)
 
 

@@ -15,12 +15,12 @@ import shlex
 from typing import Iterable, Mapping, Sequence
 
 from pilot.info.filespec import FileSpec
+from pilot.info.jobparams import split_words
 
 _WORD = r"\w.+~%"
 _BEFORE = rf"(?<![{_WORD}/:@-])"
 _AFTER = rf"(?![{_WORD}/:@-])"
 _PLAIN = re.compile(rf"[{_WORD}-]+")
-_INPUTS = re.compile(r"""(?:^|\s)-i\s*(?:"\s*\[(?P<double>[^]"]*)\]\s*"|'\s*\[(?P<single>[^]]*)\]\s*')""")
 
 
 def remote_names(files: Iterable[FileSpec]) -> dict[str, str]:
@@ -65,15 +65,24 @@ def with_input_guids(text: str, files: Iterable[FileSpec]) -> str:
 
     Nothing is appended when there is no such option, when it is there already, or when a name is no input of the job.
     """
-    found = _INPUTS.search(text)
-    if found is None or "--inputGUIDs" in text.split():
+    words = split_words(text) or []
+    if "--inputGUIDs" in (word.value for word in words):
         return text
-    listed = found.group("double") or found.group("single") or ""
-    lfns = [name.strip().strip("'\"") for name in listed.split(",")]
+    lfns = _listed_inputs([word.value for word in words])
     guids = {spec.lfn: spec.guid for spec in files}
-    if not all(guids.get(lfn) for lfn in lfns):
+    if not lfns or not all(guids.get(lfn) for lfn in lfns):
         return text
     return f'{text.rstrip()} --inputGUIDs "{[guids[lfn] for lfn in lfns]}"'
+
+
+def _listed_inputs(words: Sequence[str]) -> list[str]:
+    """Return the names in the value of ``-i``: a Python list, with or without quotes around the names."""
+    for index, word in enumerate(words):
+        value = words[index + 1] if word == "-i" and index + 1 < len(words) else word[2:] if word[:2] == "-i" else ""
+        value = value.strip()
+        if value.startswith("[") and value.endswith("]"):
+            return [name.strip().strip("'\"") for name in value[1:-1].split(",")]
+    return []
 
 
 def _names_pattern(names: Iterable[str]) -> re.Pattern[str]:

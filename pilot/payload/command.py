@@ -1,4 +1,4 @@
-"""Makes the shell line and the environment of a generic payload from the job definition."""
+"""Pieces of a payload's start: the words that run a transformation, its environment, its lists of inputs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import logging
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pilot.common.errorcodes import ErrorCodes
 from pilot.common.exception import FileHandlingFailure, PilotException
 from pilot.info.job import Job
-from pilot.info.remoteinputs import replace_lines, replace_names
+from pilot.info.remoteinputs import replace_lines
 from pilot.payload.textfiles import read_head
 from pilot.payload.transform import Fetch, get_transform, make_executable
 from pilot.util.safepath import UnsafePath, inside
@@ -35,37 +35,6 @@ _EMPTY = ("", "NULL", "null", "None")
 def shell_argv(line: str) -> list[str]:
     """Return the argument list that runs a shell line, as the field expects it: ``/bin/bash -c <line>``."""
     return ["/bin/bash", "-c", line]
-
-
-def payload_command(
-    job: Job,
-    workdir: Path,
-    bases: Sequence[str],
-    fetch: Fetch,
-    *,
-    environ: Mapping[str, str],
-    remote: Mapping[str, str] | None = None,
-    adapt: Callable[[str], str] = str,
-) -> str:
-    """Return the complete shell line of a generic job: the resolved transformation, then jobPars as shell text.
-
-    The files that ``writeToFile`` asks for are written first.
-
-    Args:
-        job: the job.
-        workdir: of the job.
-        bases: allowed bases of transformations.
-        fetch: downloads one.
-        environ: for the search for commands.
-        remote: LFN -> TURL of inputs that stay remote, for parameters and lists (``Experiment.remote_inputs``).
-        adapt: last change of the parameters (``Experiment.job_parameters``).
-
-    Raises:
-        PilotException: 1346 nothing to run was found; 1149, 1143 see ``get_transform``; 1303, 1098 see
-            ``write_input_lists``.
-    """
-    word = resolve_transformation(job, workdir, bases, fetch, environ=environ)
-    return f"{word} {adapt(replace_names(write_input_lists(job, workdir, remote or {}), remote or {}))}".strip()
 
 
 def write_input_lists(job: Job, workdir: Path, remote: Mapping[str, str]) -> str:

@@ -37,6 +37,9 @@ class Experiment:
     sends_worker_node_map: bool = False
     """True: the worker node's description is sent to the server at start-up."""
 
+    sends_architecture_level: bool = False
+    """True: updates carry the node's ``cpu_architecture_level`` where the hook of that name says nothing."""
+
     redundant_files: Sequence[str] = ()
     """Patterns, relative to the job work directory, of files that do not belong into the log archive."""
 
@@ -79,6 +82,10 @@ class Experiment:
     def transfers_input(self, lfn: str) -> bool:
         """False for inputs that are not to be transferred (they count as present)."""
         return True
+
+    def redundant_patterns(self, job: Job) -> Sequence[str]:
+        """Called before files of a job are moved: patterns beside ``redundant_files`` that depend on the job."""
+        return ()
 
     def pilot_id(self, gtag: str, job_id: str) -> str:
         """First part of ``pilotID``: a URL of the log (stored as a file of its own, else the variable GTAG)."""

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pilot.info.diagnosis import Rule
-from pilot.info.job import Job
+from pilot.info.jobreportdata import ReportPolicy
 from pilot.info.middleware import MiddlewareCommand, MiddlewareTask
-from pilot.info.payloadtask import PayloadCommand, PayloadTask
+from pilot.info.remoteinputs import remote_names
 from pilot.user.alrb import alrb_middleware_command
 from pilot.user.alrbpayload import alrb_contain
+from pilot.user.atlas.cleanup import OTHERS, PATTERNS, redundant_patterns
 from pilot.user.atlas.diagnosis import RULES
 from pilot.user.base import Experiment
+
+if TYPE_CHECKING:
+    from pilot.info.job import Job
+    from pilot.info.payloadtask import PayloadCommand, PayloadTask
+    from pilot.info.queuedata import QueueData
 
 
 class Atlas(Experiment):
@@ -27,6 +35,53 @@ class Atlas(Experiment):
         "atlas-install.roma1.infn.it",
     )
     sends_worker_node_map = True
+    sends_architecture_level = True
+    redundant_files = (*PATTERNS, *OTHERS)
+    looping_exclusions = (
+        "workDir", "prmon", "/pilot/", "/pandawnutil", "pilotlog", ".lib.tgz", ".py", "PoolFileCatalog", "setup.sh",
+        "pandaJob", "runjob", "memory_", "mem.", "docs/", "DBRelease-",
+    )
+
+    def transfers_input(self, lfn: str) -> bool:
+        """A DBRelease is on CVMFS, unless the site wants the tarball itself (ATLAS_DBREL_DWNLD)."""
+        from pilot.user.atlas.dbrelease import is_dbrelease
+
+        return not is_dbrelease(lfn, os.environ)
+
+    def redundant_patterns(self, job: Job) -> Sequence[str]:
+        """What depends on outputs, errors and debug mode of the job."""
+        return redundant_patterns(job)
+
+    def remote_inputs(self, job: Job) -> Mapping[str, str]:
+        """Production gets URLs in its parameters; transforms of users read PoolFileCatalog.xml (``--usePFCTurl``)."""
+        return {} if job.is_analysis or job.is_build else remote_names(job.indata)
+
+    def payload_command(self, task: PayloadTask) -> PayloadCommand:
+        """Exports, set-up of the release, transform (payload document, section 4)."""
+        from pilot.user.atlas.command import atlas_command
+        from pilot.user.atlas.dbrelease import make_local_dbrelease
+
+        make_local_dbrelease(task)
+        return atlas_command(task)
+
+    def verifies_setup(self, job: Job, queue: QueueData) -> bool:
+        """Where there is a release to set up."""
+        from pilot.user.atlas.asetup import is_defined
+
+        return is_defined(job.swrelease)
+
+    def report_policy(self, job: Job) -> ReportPolicy:
+        """Transforms judge themselves; production has to leave a report that names every output."""
+        production = not job.is_analysis
+        return ReportPolicy(judges=True, lists_outputs=True, demands_outputs=production,
+                            required=production and job.transformation != "Archive_tf.py", old_files=True,
+                            compact=True)
+
+    def job_metrics(self, job: Job, *, final: bool) -> str:
+        """Cores, events, data bases, memory leak and the like."""
+        from pilot.user.atlas.metrics import job_metrics
+
+        return job_metrics(job, os.environ, final=final)
 
     def middleware_command(self, task: MiddlewareTask) -> MiddlewareCommand:
         """ALRB sets the middleware up."""

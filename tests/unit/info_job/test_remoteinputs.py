@@ -109,6 +109,7 @@ FILES = [FileSpec("a.root", guid="G-A"), FileSpec("b.root", guid="G-B"), FileSpe
         ("-i \"['a.root','b.root']\"", "['G-A', 'G-B']"),
         ("-x -i '[\"a.root\"]'", "['G-A']"),
         ('-i"[a.root]"', "['G-A']"),
+        ("""-r . -i '['"'"'b.root'"'"']' -o x""", "['G-B']"),  # quoted anew, as the reference passes parameters on
     ],
 )
 def test_guids_follow_the_order_of_the_inputs(text: str, appended: str) -> None:

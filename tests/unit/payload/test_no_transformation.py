@@ -8,7 +8,7 @@ import pytest
 
 from pilot.common.exception import PilotException
 from pilot.info.job import Job
-from pilot.payload.command import payload_command
+from pilot.payload.command import resolve_transformation
 
 
 def nothing(_url: str) -> bytes:
@@ -17,10 +17,10 @@ def nothing(_url: str) -> bytes:
 
 def test_the_parameters_are_the_command(tmp_path: Path) -> None:
     job = Job("7", noexecstrcnv=True, jobparams="source setup.sh; run --all")
-    assert payload_command(job, tmp_path, (), nothing, environ={}) == "source setup.sh; run --all"
+    assert resolve_transformation(job, tmp_path, (), nothing, environ={}) == ""
 
 
 def test_without_the_flag_a_transformation_is_needed(tmp_path: Path) -> None:
     with pytest.raises(PilotException) as caught:
-        payload_command(Job("7", jobparams="run"), tmp_path, (), nothing, environ={})
+        resolve_transformation(Job("7", jobparams="run"), tmp_path, (), nothing, environ={})
     assert caught.value.code == 1346

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,12 +14,24 @@ import pytest
 from pilot.common.exception import CommunicationFailure, PilotException
 from pilot.info.filespec import FileSpec
 from pilot.info.job import Job
-from pilot.payload.command import PRIVATE_VARIABLES, build_environment, payload_command, shell_argv
-from pilot.payload.transform import GENERIC_BASES, allowed_bases, get_transform, is_allowed
+from pilot.info.payloadtask import PayloadTask
+from pilot.info.queuedata import QueueData
+from pilot.info.remoteinputs import replace_names
+from pilot.options import Options
+from pilot.payload.command import (
+    PRIVATE_VARIABLES,
+    build_environment,
+    resolve_transformation,
+    shell_argv,
+    write_input_lists,
+)
+from pilot.payload.transform import GENERIC_BASES, Fetch, allowed_bases, get_transform, is_allowed
+from pilot.settings import load_settings
 from pilot.user.base import Experiment
 from pilot.util.cancel import CancelledError, CancelToken
 from pilot.util.fetch import FetchError, fetch
 
+SETTINGS = load_settings(Options(), {})
 ENVIRON = {"PATH": os.environ["PATH"]}
 
 
@@ -33,8 +45,20 @@ def script(path: Path, mode: int = 0o755, text: str = "#!/bin/bash\necho \"$0\" 
     path.chmod(mode)
 
 
-def line_of(job: Job, workdir: Path) -> str:
-    return payload_command(job, workdir, (), no_fetch, environ=ENVIRON)
+def line_of(job: Job, workdir: Path, bases: Sequence[str] = (), fetcher: Fetch = no_fetch,
+            remote: Mapping[str, str] | None = None) -> str:
+    """The line of an experiment that changes nothing, made as control/plan.py makes it."""
+    job.workdir = workdir
+
+    def transformation() -> str:
+        return resolve_transformation(job, workdir, bases, fetcher, environ=ENVIRON)
+
+    names = remote or {}
+    task = PayloadTask(
+        job=job, queue=QueueData("Q"), options=Options(), settings=SETTINGS, environ=ENVIRON, home=workdir,
+        parameters=replace_names(write_input_lists(job, workdir, names), names), transformation=transformation,
+        download=str)
+    return Experiment().payload_command(task).line
 
 
 @pytest.mark.parametrize(
@@ -197,13 +221,13 @@ def download(server: Server, workdir: Path, path: str = "/trf/run-1", token: Can
 def test_a_transform_is_downloaded_and_executable(server: Server, tmp_path: Path) -> None:
     server.answers = [(200, SCRIPT)]
     job = Job("1", transformation=server.base + "/trf/run-1", jobparams="x")
-    line = payload_command(job, tmp_path, [server.base], fetch, environ=ENVIRON)
+    line = line_of(job, tmp_path, [server.base], fetch)
     assert line == "./run-1 x"
     assert subprocess.run(shell_argv(line), cwd=tmp_path, capture_output=True, check=True).stdout == b"hello\n"
     assert os.listdir(tmp_path) == ["run-1"]
     assert (tmp_path / "run-1").stat().st_mode & 0o777 == 0o755
     # It is there now, so it is not asked for again.
-    assert payload_command(job, tmp_path, [server.base], fetch, environ=ENVIRON) == line
+    assert line_of(job, tmp_path, [server.base], fetch) == line
     assert server.asked == ["/trf/run-1"]
 
 
@@ -303,9 +327,8 @@ def test_inputs_that_stay_remote_have_their_urls_in_parameters_and_lists(tmp_pat
     job = Job(jobid="1", transformation="echo", writetofile="list:a.root,b.root",
               jobparams="--in=@list --more=a.root,b.root")
     url = "root://se//a.root?x=1&y=2"
-    line = payload_command(job, tmp_path, (), no_fetch, environ=ENVIRON, remote={"a.root": url},
-                           adapt=lambda text: f"{text} --directIn")
-    assert line == f"echo @list.txt --more='{url}',b.root --directIn"
+    line = line_of(job, tmp_path, remote={"a.root": url})
+    assert line == f"echo @list.txt --more='{url}',b.root"
     assert (tmp_path / "list.txt").read_text() == f"--in\n{url}\nb.root\n"
 
 
