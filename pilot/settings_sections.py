@@ -119,7 +119,7 @@ class PayloadSection(Section):
     """Files that the payload writes."""
 
     jobreport: str = _key("job report")
-    metadata: str = _key("metadata file")
+    metadata: str = _key("XML file that old releases leave in the place of a job report")
     payloadstdout: str = _key("payload's standard output")
     payloadstderr: str = _key("payload's standard error")
     error_report: str = _key('a payload may write {"error_code": int, "error_diag": str} here')
@@ -324,7 +324,6 @@ WITHOUT_EFFECT: frozenset[str] = frozenset(
             "redundant utility_after_payload_started http_connect_timeout update_sleep "
             "remotefileverification_instant "
             "base_trace_report checks",
-        "payload": "metadata",
         "harvester": "job_request_file jobs_list_file workerattributes_file stageoutn_file",
         "hpc": "scratch",
         "message_broker": "url receiver_port",
