@@ -271,6 +271,7 @@ class JobsSection(Section):
     pipelining: bool = _key("fetch and stage in the next job while the last one leaves; the queue's word wins")
     reference_exit_codes: bool = _key("exit codes of Pilot 3 where they differ (1 after a failed stage-in, ...)")
     pilot_timing_fields: int = _key("fields of pilotTiming: 5, or 6 as Pilot 3 sends", minimum=5)
+    output_files_xml: bool = _key("with -z: OutputFiles.xml beside heartbeat.json, for Nordugrid (ARC)")
 
 
 @dataclass(init=False, repr=False, eq=False)

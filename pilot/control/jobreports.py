@@ -1,4 +1,4 @@
-"""Takes a payload's job report into the job: findings, events, GUIDs, the list of outputs, metaData.
+"""Takes a payload's job report into the job: its own error, events, GUIDs, the list of outputs, metaData.
 
 ::
 
@@ -27,9 +27,9 @@ from pilot.payload.jobreport import (
     without_surplus,
 )
 from pilot.payload.oldfiles import MetadataXML, events_of_summary, read_metadata_xml
-from pilot.payload.reportfindings import exe_error, is_harmless, report_findings
+from pilot.payload.reporterror import exe_error, is_harmless
 from pilot.payload.reportoutputs import compare_outputs, usable_guids
-from pilot.payload.textfiles import printable, read_tail
+from pilot.payload.textfiles import printable
 from pilot.util.redact import redact
 from pilot.util.safexml import UnsafeXML
 
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Finding = tuple[int, str]
-
-_TAIL = 64 * 1024
 _NAMED = 5
 
 
@@ -49,8 +46,6 @@ class TakenReport(NamedTuple):
 
     policy: ReportPolicy
     report: Optional[JobReport]
-    findings: list[Finding]
-    """(pilot code, text) of what it says against the payload."""
     harmless: bool = False
     """It says that there was nothing left to do: whatever the exit code is, the payload is good."""
 
@@ -62,7 +57,7 @@ def take_report(ctx: PilotContext, job: Job) -> TakenReport:
     report = read_job_report(job.workdir, name=names.jobreport)
     job.report = data = report.data if report is not None else None
     if data is None:
-        return TakenReport(policy, report, [])
+        return TakenReport(policy, report)
     logger.info("job %s: job report%s: exit code %s%s, %d events, %s outputs", job.jobid,
                 f" {printable(data.version)}" if data.version else "", data.exit_code,
                 f" ({printable(data.acronym)})" if data.acronym else "", data.nevents,
@@ -70,18 +65,14 @@ def take_report(ctx: PilotContext, job: Job) -> TakenReport:
     job.nevents = data.nevents or _entries(job)
     job.dbtime, job.dbdata, job.resimevents = data.db_time, data.db_data, data.resimevents
     if not policy.judges:
-        return TakenReport(policy, report, [])
-    user_job = job.is_analysis or job.is_hpo
+        return TakenReport(policy, report)
     if data.exit_code is None:
         logger.warning("job %s: the job report has no exit code", job.jobid)
-    if is_harmless(data, user_job=user_job):
-        return TakenReport(policy, report, [], harmless=True)
     own = exe_error(data)
-    if own.code:
+    harmless = is_harmless(job, data)
+    if own.code and not harmless:
         job.exe_error_code, job.exe_error_diag = own.code, redact(printable(own.diag)).strip()
-    tail = read_tail(job.workdir / names.payloadstdout, _TAIL).decode("utf-8", "replace") if data.failed else ""
-    findings = report_findings(data, job.exit_code or 0, stdout_tail=tail, user_job=user_job)
-    return TakenReport(policy, report, [(code, " ".join(printable(text).split())) for code, text in findings])
+    return TakenReport(policy, report, harmless)
 
 
 def use_report(ctx: PilotContext, job: Job, taken: TakenReport) -> None:

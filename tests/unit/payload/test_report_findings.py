@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from reports import failed_report, good_report
 
+from pilot.info.job import Job
 from pilot.info.jobreportdata import parse_job_report
-from pilot.payload.reportfindings import exe_error, is_harmless, report_findings
+from pilot.payload.diagnose import Evidence, diagnose
+from pilot.payload.reporterror import exe_error, is_harmless
 
 FRONTIER = {"message": "IOVDbSvc ERROR", "moreDetails": {
     "abnormalLines": {"message0": "12:00 IOVDbSvc  ERROR x",
@@ -17,12 +20,24 @@ FRONTIER = {"message": "IOVDbSvc ERROR", "moreDetails": {
 TAIL = "--- wget ---\nhttps://pandacache.example:25085/cache/sources.1.tar.gz  \nERROR: no\n"
 
 
+URL = "http://pandaserver.cern.ch/trf/user/runGen-00-00-02"
+
+
+def find(place: Path, report: dict[str, Any], exit_code: int, transformation: str = URL) -> dict[int, str]:
+    """Findings without the exit code itself: {pilot code: text}."""
+    (place / "payload.stdout").write_text(TAIL)
+    job = Job("1", workdir=place, transformation=transformation)
+    found = diagnose(job, exit_code, place / "payload.stdout", place / "payload.stderr",
+                     Evidence(report=parse_job_report(report)))
+    return {finding.code: finding.text for finding in found if "exit-code" not in finding.evidence.split(":")[0]}
+
+
 @pytest.mark.parametrize(("report", "exit_code", "codes", "words"), [
     (good_report(), 0, [], ""),
     (good_report(), 65, [], ""),
     (good_report(exitCode=None), 0, [], ""),
     (failed_report("Non-zero return code"), 65, [], ""),
-    (failed_report("Non-zero return code"), 0, [1220], "job report says exit code 65: TRF_EXEC_FAIL: Non-zero return"),
+    (failed_report("Non-zero return code"), 0, [1220], "job report says 65: TRF_EXEC_FAIL: Non-zero return"),
     (failed_report("RAWtoALL got a SIGSEGV signal"), 65, [1328],
      "Invalid memory reference or a segmentation fault in payload: RAWtoALL got a SIGSEGV signal (job report)"),
     (failed_report("RAWtoALL got a SIGSEGV signal"), 0, [1328, 1220], "SIGSEGV"),
@@ -34,28 +49,24 @@ TAIL = "--- wget ---\nhttps://pandacache.example:25085/cache/sources.1.tar.gz  \
     (failed_report("x", code=0, WARNING=[FRONTIER]), 0, [], ""),
     (failed_report("x", code=146), 146, [1246],
      "User tarball https://pandacache.example:25085/cache/sources.1.tar.gz cannot be downloaded from PanDA server"),
-    (failed_report("x", code=160), 160, [], ""),
+    (failed_report("x", code=146), 0, [1220, 1246], ""),
+    (failed_report("x", code=160), 0, [], ""),
     (good_report(exeErrorCode=7, exeErrorDiag="seven"), 0, [1305], "exeErrorCode 7: seven"),
     (good_report(exeErrorCode=7, exeErrorDiag="seven"), 3, [], ""),
 ])
-def test_findings(report: dict[str, Any], exit_code: int, codes: list[int], words: str) -> None:
-    findings = report_findings(parse_job_report(report), exit_code, stdout_tail=TAIL)
-    assert [code for code, _ in findings] == codes
-    if codes:
-        assert words in findings[0][1]
+def test_findings(tmp_path: Path, report: dict[str, Any], exit_code: int, codes: list[int], words: str) -> None:
+    found = find(tmp_path, report, exit_code)
+    assert sorted(found) == sorted(codes)
+    assert words in (found[codes[0]] if codes else "")
 
 
-def test_the_numbers_of_user_scripts_are_not_those_of_transforms() -> None:
+def test_the_numbers_of_user_scripts_are_not_those_of_transforms(tmp_path: Path) -> None:
     for code in (146, 160):
-        data = parse_job_report(failed_report("x", code=code))
-        assert [found for found, _ in report_findings(data, 0, stdout_tail=TAIL, user_job=False)] == [1220]
+        assert list(find(tmp_path, failed_report("x", code=code), 0, "Reco_tf.py")) == [1220]
+        assert list(find(tmp_path, failed_report("x", code=code), code, "Reco_tf.py")) == []
     data = parse_job_report(failed_report("x", code=160))
-    assert is_harmless(data, user_job=True) and not is_harmless(data, user_job=False)
-
-
-def test_a_tarball_without_a_url_is_named_unknown() -> None:
-    (_, text), = report_findings(parse_job_report(failed_report("x", code=146)), 146)
-    assert text == "User tarball (URL unknown) cannot be downloaded from PanDA server"
+    assert is_harmless(Job("1", transformation=URL), data) and is_harmless(Job("1", is_hpo=True), data)
+    assert not is_harmless(Job("1", transformation="Reco_tf.py"), data)
 
 
 @pytest.mark.parametrize(("report", "wanted"), [
