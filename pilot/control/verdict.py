@@ -13,6 +13,7 @@ from pilot.control.jobreports import take_report, use_report
 from pilot.info.diagnosis import Rule
 from pilot.info.job import Job
 from pilot.monitoring.memory import memory_limit
+from pilot.payload.connections import GLANCE, PARAMETER, TRACER_LOG, allow_list, offenders_text, read_connections
 from pilot.payload.diagnose import Evidence, diagnose, find_core_dumps
 from pilot.payload.process import ExitStatus
 from pilot.util.oomkills import kernel_words
@@ -37,7 +38,8 @@ def judge(ctx: PilotContext, job: Job, status: ExitStatus) -> None:
         logger.info("job %s: exit code %d says that nothing was left to do: no failure", job.jobid, status.code)
         status, job.exit_code = status._replace(code=0, signal=0), 0
         ctx.store.set_job(job.jobid, exit_code=0)
-    dumps = find_core_dumps(job.workdir, remove=not (job.debug or payload.keep_core_dumps))
+    job.keep_core = job.keep_core or payload.keep_core_dumps
+    dumps = find_core_dumps(job.workdir, remove=not (job.debug or job.keep_core))
     evidence = Evidence(
         oom=status.oom, killed_by_pilot=aborted, error_file=payload.error_report, core_dumps=dumps,
         kernel_words=_kernel_words(status), report=job.report if taken.policy.judges else None,
@@ -48,9 +50,27 @@ def judge(ctx: PilotContext, job: Job, status: ExitStatus) -> None:
                       evidence=finding.evidence)
     if status.code != 0 and not aborted:
         _look_at_space(ctx, job, status)
+    _look_at_connections(ctx, job, aborted=aborted)
     if dumps and status.code == 0:
         logger.warning("job %s: the payload ended well, but it left core dumps: %s", job.jobid, ", ".join(dumps))
     use_report(ctx, job, taken)
+
+
+def _look_at_connections(ctx: PilotContext, job: Job, *, aborted: bool) -> None:
+    """Say to where the payload has connected; where the queue forbids it the job fails, however its payload ended."""
+    allowed = allow_list(ctx.info.queue_for(job).params.get(PARAMETER))
+    connections = read_connections(job.workdir) if allowed is not None else read_connections(job.workdir, GLANCE)
+    if connections:
+        logger.info("job %s: the payload had outbound connections: %s", job.jobid, connections.summary(limit=100))
+    if not connections or allowed is None:
+        return
+    for word in allowed.unusable:
+        logger.warning("job %s: '%s' in params.%s of the queue is no network, address or port: the tracer knows "
+                       "addresses only", job.jobid, word, PARAMETER)
+    offenders = [item for item in connections.addresses if not allowed.allows(item)]
+    if offenders and not aborted:
+        add_error(ctx, job, 1387, offenders_text(offenders), evidence=(
+            f"rule connections: {TRACER_LOG}: {offenders_text(offenders, 400)}; allowed: {PARAMETER} of the queue"))
 
 
 def _own_rules(ctx: PilotContext, job: Job) -> Sequence[Rule]:

@@ -60,6 +60,17 @@ def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
     assert extract(tmp_path).endswith("the end")
 
 
+def test_lines_that_differ_in_time_only_are_there_once_and_fatal_ones_come_first(tmp_path: Path) -> None:
+    lines = ["2026-01-31 12:00:00,123 | CRITICAL | the node is on fire"]
+    lines += [f"2026-01-31 12:00:{n % 60:02},{n:03} | WARNING | no answer" for n in range(400)]
+    lines += [f"2026-01-31 12:10:00,000 | ERROR | trouble {n} {'x' * 50}" for n in range(50)]
+    (tmp_path / "pilotlog.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "payload.stdout").write_text("retry\n" * 500 + "gave up\n")
+    text = extract(tmp_path)
+    assert text.count("no answer") <= 1 and "CRITICAL | the node is on fire" in text and "trouble 49" in text
+    assert text.endswith("- Tail of payload.stdout -\nretry\ngave up")
+
+
 def test_secrets_do_not_reach_the_extract(tmp_path: Path) -> None:
     (tmp_path / "payload.stdout").write_text("export API_PASSWORD=TopSecret99\n")
     (tmp_path / "pilotlog.txt").write_text("ERROR Authorization: Bearer abcdefghijklmnop\n")
