@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping, Protocol
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Protocol
 
 from pilot.common.exception import PilotException
 
@@ -41,6 +41,8 @@ class SourceConfig:
 
     cache_dir: Path
     """Where cache files and ``queuedata.json`` are kept: setting ``information.cache_dir``, else PILOT_HOME."""
+    home: Optional[Path] = None
+    """PILOT_HOME, where runcontainer and the wrapper look for ``queuedata.json``; None = ``cache_dir``."""
     local_dirs: tuple[Path, ...] = ()
     """Where pre-placed files are looked for, in order: the cache directory, PILOT_HOME, launch dir, PILOT_WORK_DIR."""
     queuedata_option_url: str = ""
@@ -100,6 +102,7 @@ class SourceConfig:
         work = env.get("PILOT_WORK_DIR")
         return cls(
             cache_dir=cache_dir,
+            home=home,
             local_dirs=(cache_dir, home, launch, *([Path(work)] if work else [])),
             queuedata_option_url=_anchored(
                 (options.queuedata_url if options else "") or env.get("QUEUEDATA_SERVER_URL", ""), launch

@@ -212,11 +212,15 @@ class InfoService:
             return None
 
     def _publish(self, config: SourceConfig, master: Loaded[RawRecord]) -> None:
-        """Keep ``queuedata.json`` in the work directory, one key per line: payload tools and the wrapper read it."""
+        """Keep ``queuedata.json`` in PILOT_HOME, one key per line: payload tools and the wrapper read it there, also
+        when the cache of queue descriptions is elsewhere."""
         cache = self._queue_cache(config)
         in_place = master.source == "PANDA" or master.origin == str(cache.path.absolute())
         if not in_place:
             cache.write(_pretty(master.value), master.origin)
+        copy = CacheFile((config.home or config.cache_dir) / "queuedata.json", shared=True)
+        if str(copy.path.absolute()) not in (str(cache.path.absolute()), master.origin):
+            copy.write(_pretty(master.value), master.origin)
 
     @staticmethod
     def _queue_cache(config: SourceConfig) -> CacheFile:
