@@ -13,6 +13,7 @@ from pilot.control.lifecycle import Event
 from pilot.control.messages import PayloadEnded, PayloadStarted, RunPayload
 from pilot.control.plan import plan_payload, start_payload
 from pilot.control.verdict import judge
+from pilot.control.verification import note_setup_end, verify_setup
 from pilot.info.job import Job
 from pilot.payload.process import Child, ExitStatus
 from pilot.util.cancel import CancelledError
@@ -62,7 +63,10 @@ class PayloadComponent(Component):
         job.cancel.check()
         job.timing.mark("setup")
         plan = plan_payload(self.ctx, job)
+        works = verify_setup(self.ctx, plan)
         job.timing.stop("setup")
+        if not works:
+            return Event.PAYLOAD_FAILED
         job.cancel.check()
         logger.info("job %s: payload command: %s", job.jobid, plan.printable_line())
         job.timing.mark("payload")
@@ -74,9 +78,10 @@ class PayloadComponent(Component):
         finally:
             self.ctx.road.monitor.post(PayloadEnded(job.jobid))
         job.timing.stop("payload")
+        note_setup_end(self.ctx, plan)
         self._account(job, child, status)
         judge(self.ctx, job, status)
-        return Event.PAYLOAD_FAILED if job.errors or job.exit_code != 0 else Event.PAYLOAD_OK
+        return Event.PAYLOAD_FAILED if job.errors or status.code != 0 else Event.PAYLOAD_OK
 
     def _wait(self, job: Job, child: Child) -> ExitStatus:
         """Block until the payload has ended, by itself or because the job was cancelled."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from pilot.common.exception import FileHandlingFailure
 from pilot.control.component import describe
@@ -38,6 +38,8 @@ class PayloadPlan:
 
     task: PayloadTask
     command: PayloadCommand
+    bare: Optional[PayloadCommand] = None
+    """The same without its container; the very same object when there is none."""
 
     @property
     def environ(self) -> dict[str, str]:
@@ -60,11 +62,11 @@ def plan_payload(ctx: PilotContext, job: Job) -> PayloadPlan:
         PilotException: the job cannot be run here; the code says why.
     """
     task = payload_task(ctx, job)
-    command = ctx.experiment.payload_command(task)
+    command = bare = ctx.experiment.payload_command(task)
     if ctx.experiment.uses_container(job, task.queue):
-        command = ctx.experiment.contain(task, command)
+        command = ctx.experiment.contain(task, bare)
     write_files(task, command)
-    return PayloadPlan(task, command)
+    return PayloadPlan(task, command, bare)
 
 
 def payload_task(ctx: PilotContext, job: Job) -> PayloadTask:

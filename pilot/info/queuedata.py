@@ -88,6 +88,9 @@ class QueueData:
     """The next job may come while the last one leaves (``params.pipelining``, else a word in ``catchall``); None leaves
     it to the pilot's settings."""
 
+    verify_setup: Optional[bool] = None
+    """Payload set-up is tried alone first (``params.verify_setup``); None leaves it to the pilot's settings."""
+
     @classmethod
     def from_raw(cls, raw: Mapping[str, Any]) -> QueueData:
         """Parse a description with external names. Bad values become defaults with one warning each; never raises."""
@@ -300,7 +303,8 @@ def _environ(clean: Cleaner) -> str:
 
 
 def _derived(params: Cleaner, flags: CatchAll) -> dict[str, Any]:
-    """Fields that come out of ``params`` (section 5.4); ``pipelining`` is a key of our own, and a word of catchall."""
+    """Fields that come out of ``params`` (section 5.4); of our own are ``pipelining``, also a word of catchall, and
+    ``verify_setup``."""
     version = params.text("internet_protocol_version", default="IPv6").strip()
     if version.lower() not in ("ipv4", "ipv6"):
         params.warn("internet_protocol_version", version, "IPv6")
@@ -313,5 +317,6 @@ def _derived(params: Cleaner, flags: CatchAll) -> dict[str, Any]:
         "looping_limit": params.integer("looping_limit"),
         "job_maxwalltime": params.boolean("job_maxwalltime", "use_job_maxwalltime"),
         "internet_protocol_version": "IPv4" if version.lower() == "ipv4" else "IPv6",
+        "verify_setup": params.optional_boolean("verify_setup"),
         "pipelining": flags.pipelining if (word := params.optional_boolean("pipelining")) is None else word,
     }

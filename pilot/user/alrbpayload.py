@@ -17,10 +17,12 @@ ALRB shows the job's directory as ``/srv``. Source of the texts: payload documen
 
 from __future__ import annotations
 
+import calendar
 import json
 import logging
 import re
 import shlex
+import time
 from dataclasses import replace
 from typing import NamedTuple, Optional
 
@@ -35,6 +37,7 @@ NO_OPTIONS = "-c -i"
 """Options for the runtime on queues that have none: minimal /dev, own process and communication name spaces."""
 TOKEN_VARIABLE = "PILOT_REGISTRY_TOKEN"
 _ISOLATION = re.compile(r"(?<!\S)(?:-C|--containall)(?!\S)\s*")
+_STAMP = re.compile(r"(?<!\d)\d\d:\d\d:\d\d \d{4}/\d\d/\d\d(?!\d)")
 _REGISTRY = re.compile(r"docker://([\w.:-]+)/", re.ASCII)
 
 
@@ -52,7 +55,8 @@ def alrb_contain(task: PayloadTask, command: PayloadCommand) -> PayloadCommand:
         return command
     names = task.settings.container
     login = registry_login(task.job.secrets)
-    environ = {**command.environ, "workdir": str(task.workdir)}  # container_options may use it
+    # container_options may use the directory; the release file prints the time
+    environ = {**command.environ, "workdir": str(task.workdir), "TZ": "UTC"}
     masked = list(command.masked)
     if login is not None:
         environ[TOKEN_VARIABLE] = login.token
@@ -131,6 +135,18 @@ def release_setup(task: PayloadTask, command: PayloadCommand) -> str:
                        'This should not run if it is a ATLAS standalone container"')
     return (f'retCode=0\n{first}\nretCode=$?\ndate +"%H:%M:%S %Y/%m/%d"\nif [ $? -ne 0 ]; then\n    retCode=$?\nfi\n'
             "return $retCode\n")
+
+
+def setup_end(task: PayloadTask, command: PayloadCommand, head: str) -> Optional[float]:
+    """Return the first time (UTC, epoch s) in ``head``, the beginning of the payload's output; only when ``command``
+    has the file that prints one."""
+    found = _STAMP.search(head) if task.settings.container.release_setup in command.files else None
+    if found is None:
+        return None
+    try:
+        return float(calendar.timegm(time.strptime(found.group(), "%H:%M:%S %Y/%m/%d")))
+    except ValueError:
+        return None
 
 
 # --- registries -------------------------------------------------------------------------------------------------------

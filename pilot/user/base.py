@@ -66,7 +66,7 @@ class Experiment:
         return 0, ""
 
     def allow_timefloor(self, submit_mode: str) -> bool:
-        """Called once at start: may it take several jobs (``timefloor``)? ``submit_mode`` is ``pull`` or ``push``."""
+        """May a pilot take several jobs (``timefloor``)? ``submit_mode`` is ``pull`` or ``push``."""
         return True
 
     def complete_job(self, job: Job, environ: Mapping[str, str]) -> None:
@@ -76,13 +76,11 @@ class Experiment:
         """
 
     def verify_job(self, job: Job, queue: QueueData) -> list[tuple[int, str]]:
-        """Called in validation, when the job has its directory; returns (pilot code, text) of each reason why this job
-        cannot run here, which fails it before anything is transferred.
-        """
+        """Called in validation; (pilot code, text) of each reason why this job cannot run here."""
         return []
 
     def transfers_input(self, lfn: str) -> bool:
-        """Called for each input when a job has come; False: it is not to be transferred and counts as present."""
+        """False for inputs that are not to be transferred (they count as present)."""
         return True
 
     def redundant_patterns(self, job: Job) -> Sequence[str]:
@@ -90,10 +88,7 @@ class Experiment:
         return ()
 
     def pilot_id(self, gtag: str, job_id: str) -> str:
-        """Called for each update; returns the first part of its ``pilotID``, a URL of the log.
-
-        ``gtag`` is the URL of a log that was stored as a file of its own, else the variable GTAG; '' = there is none.
-        """
+        """First part of ``pilotID``: a URL of the log (stored as a file of its own, else the variable GTAG)."""
         return gtag or "unknown"
 
     def middleware_command(self, task: MiddlewareTask) -> MiddlewareCommand:
@@ -126,9 +121,7 @@ class Experiment:
         return text
 
     def payload_environment(self, job: Job) -> Mapping[str, str]:
-        """Called before the command is built: returns variables for the payload beside those that every payload gets;
-        an empty X509_USER_PROXY removes that variable.
-        """
+        """Variables for the payload beside those that every experiment gets."""
         return {}
 
     def payload_command(self, task: PayloadTask) -> PayloadCommand:
@@ -167,19 +160,31 @@ class Experiment:
         return contain(task, command)
 
     def verifies_setup(self, job: Job, queue: QueueData) -> bool:
-        """Called before the payload: shall the set-up part of the command be tried alone first?"""
+        """Called before the payload: shall the set-up part of the command be tried alone first?
+
+        Only asked where the queue (``params.verify_setup``), else the setting ``jobs.verify_setup``, allows it.
+        """
         return False
+
+    def setup_end(self, task: PayloadTask, command: PayloadCommand, head: str) -> Optional[float]:
+        """Called when the payload has ended; returns when its set-up was over (epoch s), None when that is unknown.
+
+        The default finds the time that the release set-up file of an ALRB container prints.
+
+        Args:
+            task, command: what was run.
+            head: the first 50 lines of its standard output.
+        """
+        from pilot.user.alrbpayload import setup_end
+
+        return setup_end(task, command, head)
 
     def utility(self, moment: Moment, task: PayloadTask, command: PayloadCommand) -> Sequence[UtilityCommand]:
         """Called at each moment; returns what is to run then, beside what the job itself asks for."""
         return ()
 
     def job_metrics(self, job: Job, *, final: bool) -> str:
-        """Called for each update: returns its ``jobMetrics``, blank separated ``name=value``; '' sends none.
-
-        The server keeps 500 characters; the pilot's own metrics come behind and are never cut. ``final`` is True for
-        the final report. Heartbeats come from another thread than the payload's: do not change ``job``.
-        """
+        """``jobMetrics`` of an update: blank separated ``name=value``; '' sends none."""
         return ""
 
     def report_policy(self, job: Job) -> ReportPolicy:
@@ -209,5 +214,5 @@ class Experiment:
         return []
 
     def cpu_architecture_level(self) -> str:
-        """Called for each update: returns its ``cpu_architecture_level``, e.g. ``x86_64-v3``; '' sends none."""
+        """``cpu_architecture_level`` of updates, e.g. ``x86_64-v3``; '' sends none."""
         return ""

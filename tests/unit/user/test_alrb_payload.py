@@ -14,7 +14,7 @@ from containertasks import task
 from pilot.common.exception import PilotException
 from pilot.control.plan import PayloadPlan
 from pilot.info.payloadtask import PayloadCommand
-from pilot.user.alrbpayload import alrb_contain
+from pilot.user.alrbpayload import alrb_contain, setup_end
 from pilot.util.redact import redact
 
 FRONT = (
@@ -62,7 +62,7 @@ def test_worked_example_of_a_production_job() -> None:
     assert command.line == EXAMPLE
     assert command.files["container_script.sh"] == (f"{TMP}{FRONT}{BODY}", 0o755)
     assert command.files["my_release_setup.sh"].text == release_file(ASETUP.rstrip(";"))
-    assert command.environ == {"workdir": "/scratch/PanDA_Pilot-1234567"}
+    assert command.environ == {"workdir": "/scratch/PanDA_Pilot-1234567", "TZ": "UTC"}
     assert command.container == "x86_64-slc6-gcc62-opt"
 
 
@@ -208,6 +208,15 @@ def test_files_of_the_experiment_stay(tmp_path: Path) -> None:
 
     command = contained(replace(PRODUCTION, files={"a.txt": FileText("a")}, environ={"B": "c"}))
     assert command.files["a.txt"].text == "a" and command.environ["B"] == "c"
+
+
+@pytest.mark.parametrize("head, wanted", [
+    ("a\n14:05:59 2026/11/21\n15:00:00 2026/11/21\n", 1795269959.0), ("", None), ("99:99:99 2026/11/21", None),
+    ("114:05:59 2026/11/21", None), ("x 00:00:00 1970/01/02 y", 86400.0)])
+def test_the_end_of_set_up(head: str, wanted: Any) -> None:
+    asked = task(JOB)
+    assert setup_end(asked, contained(), head) == wanted
+    assert setup_end(asked, PRODUCTION, head) is None, "who has not asked for the time is not believed"
 
 
 def test_another_place_of_the_software() -> None:
