@@ -13,6 +13,7 @@ import generate_api  # noqa: E402
 import generate_codes  # noqa: E402
 import generate_copytools  # noqa: E402
 import generate_lifecycle  # noqa: E402
+import generate_plugins  # noqa: E402
 import generate_settings  # noqa: E402
 
 GENERATED = HERE / "generated"
@@ -20,7 +21,7 @@ GENERATED.mkdir(exist_ok=True)
 PAGES = {
     "settings.md": generate_settings.page, "options.md": generate_settings.options_page,
     "exit-codes.md": generate_codes.exit_codes_page, "error-codes.md": generate_codes.error_codes_page,
-    "copytools.md": generate_copytools.page,
+    "copytools.md": generate_copytools.page, "plugins.md": generate_plugins.page,
     "signals.md": generate_codes.signals_page, "lifecycle.md": generate_lifecycle.page, "api.rst": generate_api.page,
 }
 for name, write in PAGES.items():

@@ -119,7 +119,7 @@ class PayloadSection(Section):
     """Files that the payload writes."""
 
     jobreport: str = _key("job report")
-    metadata: str = _key("metadata file")
+    metadata: str = _key("XML file that old releases leave in the place of a job report")
     payloadstdout: str = _key("payload's standard output")
     payloadstderr: str = _key("payload's standard error")
     error_report: str = _key('a payload may write {"error_code": int, "error_diag": str} here')
@@ -273,6 +273,7 @@ class JobsSection(Section):
     verify_setup: bool = _key("try a payload's set-up alone first where its experiment wants it; the queue's word wins")
     verify_setup_time: float = _key("longest time that such a trial may take", "s", minimum=1)
     pilot_timing_fields: int = _key("fields of pilotTiming: 5, or 6 as Pilot 3 sends", minimum=5)
+    output_files_xml: bool = _key("with -z: OutputFiles.xml beside heartbeat.json, for Nordugrid (ARC)")
 
 
 @dataclass(init=False, repr=False, eq=False)
@@ -326,7 +327,6 @@ WITHOUT_EFFECT: frozenset[str] = frozenset(
             "redundant utility_after_payload_started http_connect_timeout update_sleep "
             "remotefileverification_instant "
             "base_trace_report checks",
-        "payload": "metadata",
         "harvester": "job_request_file jobs_list_file workerattributes_file stageoutn_file",
         "hpc": "scratch",
         "message_broker": "url receiver_port",

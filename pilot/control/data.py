@@ -15,6 +15,7 @@ from pilot.common.errorcodes import DIAGNOSIS_LIMIT, message_of
 from pilot.common.errors import STAGE_OUT_RANK
 from pilot.common.exception import PilotException
 from pilot.control.component import Component, describe
+from pilot.control.errorfile import write_error_file
 from pilot.control.lifecycle import Event
 from pilot.control.messages import StageIn, StageOut
 from pilot.control.shutdown import StopReason
@@ -176,6 +177,7 @@ class StageOutLane(Component):
             return True
         self.say(f"job {job.jobid}: log")
         job.timing.mark("log")
+        write_error_file(job)
         try:
             spec = create_log_archive(job, context, token)
             if spec is not None:

@@ -33,6 +33,7 @@ from pilot.control.reports import final_message, heartbeat_message
 from pilot.info.encoding import JobRefused
 from pilot.info.job import Job
 from pilot.info.jobparser import parse_job
+from pilot.staging.outputfiles import write_output_files
 from pilot.util.cancel import CancelledError
 from pilot.util.logs import end_job_log, job_log_path, start_job_log
 from pilot.util.redact import register_secret
@@ -324,6 +325,8 @@ class JobComponent(Component):
         self.ctx.road.monitor.post(JobGone(job.jobid))
         os.environ["SERVER_UPDATE"] = "UPDATING_FINAL"
         message = final_message(self.ctx, job, finished)
+        if self.ctx.server is None and self.ctx.settings.jobs.output_files_xml:
+            write_output_files(job, self.ctx.home)  # before the report: who finds that one takes the job for done
         self.ctx.reporter.post(job.jobid, message, final=True)
         self.ctx.store.set_job(job.jobid, ended=job.end_time, exit_code=job.exit_code,
                                timing=str(message.get("pilotTiming", "")))

@@ -81,7 +81,7 @@ class PayloadComponent(Component):
         note_setup_end(self.ctx, plan)
         self._account(job, child, status)
         judge(self.ctx, job, status)
-        return Event.PAYLOAD_FAILED if job.errors or status.code != 0 else Event.PAYLOAD_OK
+        return Event.PAYLOAD_FAILED if job.errors or job.exit_code != 0 else Event.PAYLOAD_OK
 
     def _wait(self, job: Job, child: Child) -> ExitStatus:
         """Block until the payload has ended, by itself or because the job was cancelled."""

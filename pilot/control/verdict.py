@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from pilot.common.exception import PilotException
 from pilot.control.data import add_error
+from pilot.control.jobreports import take_report, use_report
 from pilot.info.diagnosis import Rule
 from pilot.info.job import Job
-from pilot.info.jobreportdata import parse_job_report
 from pilot.monitoring.memory import memory_limit
+from pilot.payload.connections import GLANCE, PARAMETER, TRACER_LOG, allow_list, offenders_text, read_connections
 from pilot.payload.diagnose import Evidence, diagnose, find_core_dumps
-from pilot.payload.jobreport import read_job_report
 from pilot.payload.process import ExitStatus
 from pilot.util.oomkills import kernel_words
 from pilot.util.space import free_space
@@ -30,14 +30,19 @@ _FULL = 64 * 1024
 
 def judge(ctx: PilotContext, job: Job, status: ExitStatus) -> None:
     """Put into ``job.errors`` what is wrong with the payload's end; nothing for success."""
-    _read_report(ctx, job)
     payload = ctx.settings.payload
     stdout, stderr = (Path(job.workdir) / name for name in (payload.payloadstdout, payload.payloadstderr))
     aborted = job.cancel.cancelled
-    dumps = find_core_dumps(job.workdir, remove=not (job.debug or payload.keep_core_dumps))
+    taken = take_report(ctx, job)
+    if taken.harmless and not aborted:
+        logger.info("job %s: exit code %d says that nothing was left to do: no failure", job.jobid, status.code)
+        status, job.exit_code = status._replace(code=0, signal=0), 0
+        ctx.store.set_job(job.jobid, exit_code=0)
+    job.keep_core = job.keep_core or payload.keep_core_dumps
+    dumps = find_core_dumps(job.workdir, remove=not (job.debug or job.keep_core))
     evidence = Evidence(
         oom=status.oom, killed_by_pilot=aborted, error_file=payload.error_report, core_dumps=dumps,
-        kernel_words=_kernel_words(status), report=job.report if ctx.experiment.report_policy(job).judges else None,
+        kernel_words=_kernel_words(status), report=job.report if taken.policy.judges else None,
         max_memory_kb=_most_memory(ctx, job), memory_limit_kb=(memory_limit() or 0) // 1024)
     for finding in diagnose(job, status, stdout, stderr, evidence, _own_rules(ctx, job)):
         if not aborted:
@@ -45,8 +50,27 @@ def judge(ctx: PilotContext, job: Job, status: ExitStatus) -> None:
                       evidence=finding.evidence)
     if status.code != 0 and not aborted:
         _look_at_space(ctx, job, status)
+    _look_at_connections(ctx, job, aborted=aborted)
     if dumps and status.code == 0:
         logger.warning("job %s: the payload ended well, but it left core dumps: %s", job.jobid, ", ".join(dumps))
+    use_report(ctx, job, taken)
+
+
+def _look_at_connections(ctx: PilotContext, job: Job, *, aborted: bool) -> None:
+    """Say to where the payload has connected; where the queue forbids it the job fails, however its payload ended."""
+    allowed = allow_list(ctx.info.queue_for(job).params.get(PARAMETER))
+    connections = read_connections(job.workdir) if allowed is not None else read_connections(job.workdir, GLANCE)
+    if connections:
+        logger.info("job %s: the payload had outbound connections: %s", job.jobid, connections.summary(limit=100))
+    if not connections or allowed is None:
+        return
+    for word in allowed.unusable:
+        logger.warning("job %s: '%s' in params.%s of the queue is no network, address or port: the tracer knows "
+                       "addresses only", job.jobid, word, PARAMETER)
+    offenders = [item for item in connections.addresses if not allowed.allows(item)]
+    if offenders and not aborted:
+        add_error(ctx, job, 1387, offenders_text(offenders), evidence=(
+            f"rule connections: {TRACER_LOG}: {offenders_text(offenders, 400)}; allowed: {PARAMETER} of the queue"))
 
 
 def _own_rules(ctx: PilotContext, job: Job) -> Sequence[Rule]:
@@ -76,14 +100,3 @@ def _look_at_space(ctx: PilotContext, job: Job, status: ExitStatus) -> None:
     if free is not None and free < _FULL:
         add_error(ctx, job, 1098, f"the disk is full at the payload's end (exit code {status.code}): "
                                   f"{free} B free in {job.workdir}", evidence=f"rule full-disk: {free} B free")
-
-
-def _read_report(ctx: PilotContext, job: Job) -> None:
-    report = read_job_report(job.workdir, name=ctx.settings.payload.jobreport)
-    text = report.text if report is not None else ""
-    job.metadata = ctx.experiment.metadata(job, text)
-    if report is not None and report.data is not None:
-        job.report = parse_job_report(report.data)
-        if job.exit_code == 0:
-            for code, detail in ctx.experiment.judge_report(job, job.report):
-                add_error(ctx, job, code, detail)

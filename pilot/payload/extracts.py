@@ -8,20 +8,20 @@ from pathlib import Path
 
 from pilot.common.errors import ErrorList
 from pilot.payload.cause import shorten
-from pilot.payload.textfiles import cut_bytes, printable, read_head, read_tail
+from pilot.payload.connections import GLANCE, read_connections
+from pilot.payload.textfiles import cut_bytes, printable, read_tail
 from pilot.util.redact import redact
 
 EXTRACT_LIMIT = 1024
 """Bytes of UTF-8 of the server's field."""
-
-TRACER_LOG = "pandatracerlog.txt"
 
 _TRACER_LIMIT = 256
 _ERRORS_LIMIT = 300
 _PILOT_LOG_LIMIT = 280
 _WINDOW = 64 * 1024
 _LEVEL = re.compile(r"\b(?:FATAL|CRITICAL|ERROR|WARNING)\b")
-_CONNECT = re.compile(r"\bconnect: (\S+:\d+)")
+_WORST = re.compile(r"\b(?:FATAL|CRITICAL)\b")
+_STAMP = re.compile(r"^[\d\-:.,TZ |]+")
 
 
 def log_extract(
@@ -30,8 +30,9 @@ def log_extract(
 ) -> str:
     """Return the extract for a ``failed`` or ``holding`` job, empty for every other state.
 
-    Composition (payload.md 16): outbound connections that the tracer saw, the list of errors, the last warnings and
-    errors of the pilot log, and with all that is left the end of the payload's stdout.
+    Composition (payload.md 16): outbound connections that the tracer saw, the list of errors, the last fatal lines,
+    errors and warnings of the pilot log, and with all that is left the end of the payload's stdout. Lines that differ
+    in their time stamps only are there once.
 
     Args:
         job_id: PandaID.
@@ -52,7 +53,7 @@ def log_extract(
     text = "\n".join(part for part in parts if part)
     room = EXTRACT_LIMIT - len(text.encode("utf-8", "replace")) - 1
     header = f"- Tail of {stdout.name} -\n"
-    tail = redact(printable(read_tail(stdout, 4 * EXTRACT_LIMIT))).strip()
+    tail = _without_repetitions(redact(printable(read_tail(stdout, 4 * EXTRACT_LIMIT))).strip())
     if tail and room > len(header) + 20:
         tail = cut_bytes(tail, room - len(header.encode()), keep_end=True)
         text = f"{text}\n{header}{tail}" if text else header + tail
@@ -61,11 +62,8 @@ def log_extract(
 
 def _connections(job_id: str, workdir: Path) -> str:
     """Return the addresses that the payload connected to, each once."""
-    text = printable(read_head(workdir / TRACER_LOG, _WINDOW)).strip()
-    if not text:
-        return ""
-    addresses = _unique(_CONNECT.findall(text))
-    return f"PandaID={job_id} had outbound connections: {', '.join(addresses) if addresses else text}"
+    connections = read_connections(workdir, GLANCE)
+    return f"PandaID={job_id} had outbound connections: {connections.summary()}" if connections else ""
 
 
 def _errors(errors: ErrorList | None) -> str:
@@ -78,22 +76,37 @@ def _errors(errors: ErrorList | None) -> str:
 
 
 def _pilot_log(path: Path, name: str) -> str:
-    """Return the last warnings and errors of the pilot log, repetitions removed, as many as fit."""
-    lines = [line for line in printable(read_tail(path, _WINDOW)).split("\n") if _LEVEL.search(line)]
+    """Return the last lines of the pilot log that speak of trouble, as many as fit: fatal ones before others."""
+    lines = [line.strip() for line in printable(read_tail(path, _WINDOW)).split("\n") if _LEVEL.search(line)]
     if not lines:
         return ""
     header = f"- Log from {name} -"
     room = _PILOT_LOG_LIMIT - len(header)
-    chosen: list[str] = []
-    for raw in reversed(_unique(lines)):
-        line = shorten(redact(raw.strip()), 160)
-        room -= len(line.encode("utf-8", "replace")) + 1
+    last = _latest(lines)
+    wanted = sorted(range(len(last)), key=lambda index: (not _WORST.search(last[index]), -index))
+    chosen: list[int] = []
+    for index in wanted:
+        room -= len(shorten(redact(last[index]), 160).encode("utf-8", "replace")) + 1
         if room < 0:
             break
-        chosen.insert(0, line)
-    return "\n".join([header, *chosen]) if chosen else ""
+        chosen.append(index)
+    return "\n".join([header, *(shorten(redact(last[index]), 160) for index in sorted(chosen))]) if chosen else ""
 
 
-def _unique(items: Iterable[str]) -> list[str]:
-    """Return the items without repetitions, the order of the first ones kept."""
-    return list(dict.fromkeys(items))
+def _latest(lines: Iterable[str]) -> list[str]:
+    """Return the lines without repetitions (time stamps apart), the last of each, in their order."""
+    found: dict[str, str] = {}
+    for line in lines:
+        key = _STAMP.sub("", line)
+        found.pop(key, None)
+        found[key] = line
+    return list(found.values())
+
+
+def _without_repetitions(text: str) -> str:
+    """Return the text with one line in the place of equal ones that follow each other."""
+    result: list[str] = []
+    for line in text.split("\n"):
+        if not result or line != result[-1]:
+            result.append(line)
+    return "\n".join(result)

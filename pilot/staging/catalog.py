@@ -5,14 +5,18 @@ Keyed by LFN: two inputs with the same GUID stay two files, and a signed URL doe
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, Mapping
 
 from pilot.common.exception import BadXML, FileHandlingFailure, NoLocalSpace
 from pilot.info.filespec import FileSpec
 from pilot.util.copying import placed
+from pilot.util.safexml import walk_xml
 
 CATALOG = "PoolFileCatalog.xml"
+_READ_LIMIT = 64 << 20
 
 _HEAD = '<?xml version="1.0" ?>\n<!DOCTYPE POOLFILECATALOG SYSTEM "InMemory">\n<POOLFILECATALOG>\n'
 _FILE = (
@@ -57,18 +61,37 @@ def write_catalog(files: Iterable[FileSpec], workdir: Path) -> Path:
 def read_catalog(path: Path) -> dict[str, tuple[str, str]]:
     """Return ``{lfn: (physical name, guid)}``; the LFN is the last path component without a query.
 
+    A payload may have replaced the file: a link is not followed, more than 64 MiB are not read.
+
     Raises:
-        BadXML: 1247, no such file or no XML.
+        BadXML: 1247, no such file or no XML; the text says what is wrong with it.
     """
-    from xml.etree import ElementTree
+    result: dict[str, tuple[str, str]] = {}
+    guid = ""
+
+    def start(name: str, attributes: Mapping[str, str]) -> None:
+        nonlocal guid
+        if name == "File":
+            guid = attributes.get("ID", "")
+        elif name == "pfn" and attributes.get("name"):
+            pfn = attributes["name"]
+            result[pfn.split("?", 1)[0].rsplit("/", 1)[-1]] = (pfn, guid)
 
     try:
-        root = ElementTree.parse(path).getroot()  # noqa: S314 - our own file
-    except (OSError, ElementTree.ParseError) as exc:
-        raise BadXML(f"cannot read {path}: {exc}") from exc
-    result = {}
-    for entry in root.iter("File"):
-        for pfn in entry.iter("pfn"):
-            name = pfn.get("name", "")
-            result[name.split("?", 1)[0].rsplit("/", 1)[-1]] = (name, entry.get("ID", ""))
+        walk_xml(_content(path), start)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)
+        raise BadXML(f"cannot read {path}: {reason}") from exc
     return result
+
+
+def _content(path: Path) -> bytes:
+    """Return what is in a regular file; raises OSError, or ValueError when it is too long or none."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with open(handle, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError("no regular file")
+        raw = stream.read(_READ_LIMIT + 1)
+    if len(raw) > _READ_LIMIT:
+        raise ValueError(f"longer than {_READ_LIMIT} bytes")
+    return raw

@@ -71,7 +71,7 @@ def prepare_outputs(job: Job, ctx: StagingContext) -> None:
         for item in specs:
             code, text = _look_at(item, spec.workdir or job.workdir)
             if not code:
-                item.guid = item.guid or new_guid()
+                item.guid = job.reported_guids.get(item.lfn) or item.guid or new_guid()
                 found.append(item)
             elif optional and code in (1165, 1191):
                 logger.info("output %s is %s, which the job allows (allowNoOutput)", item.lfn, text)

@@ -66,7 +66,7 @@ class Experiment:
         return 0, ""
 
     def allow_timefloor(self, submit_mode: str) -> bool:
-        """May a pilot take several jobs (``timefloor``)? ``submit_mode`` is ``pull`` or ``push``."""
+        """Called once at start: may it take several jobs (``timefloor``)? ``submit_mode`` is ``pull`` or ``push``."""
         return True
 
     def complete_job(self, job: Job, environ: Mapping[str, str]) -> None:
@@ -76,11 +76,13 @@ class Experiment:
         """
 
     def verify_job(self, job: Job, queue: QueueData) -> list[tuple[int, str]]:
-        """Called in validation; (pilot code, text) of each reason why this job cannot run here."""
+        """Called in validation, when the job has its directory; returns (pilot code, text) of each reason why this job
+        cannot run here, which fails it before anything is transferred.
+        """
         return []
 
     def transfers_input(self, lfn: str) -> bool:
-        """False for inputs that are not to be transferred (they count as present)."""
+        """Called for each input when a job has come; False: it is not to be transferred and counts as present."""
         return True
 
     def redundant_patterns(self, job: Job) -> Sequence[str]:
@@ -88,7 +90,10 @@ class Experiment:
         return ()
 
     def pilot_id(self, gtag: str, job_id: str) -> str:
-        """First part of ``pilotID``: a URL of the log (stored as a file of its own, else the variable GTAG)."""
+        """Called for each update; returns the first part of its ``pilotID``, a URL of the log.
+
+        ``gtag`` is the URL of a log that was stored as a file of its own, else the variable GTAG; '' = there is none.
+        """
         return gtag or "unknown"
 
     def middleware_command(self, task: MiddlewareTask) -> MiddlewareCommand:
@@ -121,7 +126,9 @@ class Experiment:
         return text
 
     def payload_environment(self, job: Job) -> Mapping[str, str]:
-        """Variables for the payload beside those that every experiment gets."""
+        """Called before the command is built: returns variables for the payload beside those that every payload gets;
+        an empty X509_USER_PROXY removes that variable.
+        """
         return {}
 
     def payload_command(self, task: PayloadTask) -> PayloadCommand:
@@ -184,7 +191,11 @@ class Experiment:
         return ()
 
     def job_metrics(self, job: Job, *, final: bool) -> str:
-        """``jobMetrics`` of an update: blank separated ``name=value``; '' sends none."""
+        """Called for each update: returns its ``jobMetrics``, blank separated ``name=value``; '' sends none.
+
+        The server keeps 500 characters; the pilot's own metrics come behind and are never cut. ``final`` is True for
+        the final report. Heartbeats come from another thread than the payload's: do not change ``job``.
+        """
         return ""
 
     def report_policy(self, job: Job) -> ReportPolicy:
@@ -214,5 +225,5 @@ class Experiment:
         return []
 
     def cpu_architecture_level(self) -> str:
-        """``cpu_architecture_level`` of updates, e.g. ``x86_64-v3``; '' sends none."""
+        """Called for each update: returns its ``cpu_architecture_level``, e.g. ``x86_64-v3``; '' sends none."""
         return ""

@@ -7,10 +7,8 @@ from collections.abc import Iterable
 from pilot.common.errorcodes import ErrorCodes
 from pilot.info.diagnosis import Case, Finding, Rule
 from pilot.info.jobreportdata import JobReportData
+from pilot.payload.reporterror import exe_error, is_harmless, said
 from pilot.payload.rules.kernel import memory_advice
-
-_NO_MORE_POINTS = 160
-"""Exit code of HPO scripts that is no failure."""
 
 
 class JobReportFailure(Rule):
@@ -20,9 +18,15 @@ class JobReportFailure(Rule):
     on_success = True
 
     def look(self, case: Case) -> Iterable[Finding]:
-        """1328, 1223, 1369; 1220 when the process itself ended with 0."""
+        """1328, 1223, 1369; when the process itself ended with 0: 1220, or 1305 when only ``exeErrorCode`` is set."""
         report = case.report
-        if report is None or not report.exit_code or report.exit_code == _NO_MORE_POINTS:
+        if report is None or is_harmless(case.job, report):
+            return
+        if not report.exit_code:
+            if report.exe_error_code and case.code == 0:
+                where = f"exeErrorCode {report.exe_error_code}"
+                text = f"the job report has {where}: {exe_error(report).diag or 'no message'}"
+                yield Finding(ErrorCodes.PAYLOADEXECUTIONFAILURE, text, f"{where} of the job report")
             return
         where = f"exitCode {report.exit_code} of the job report"
         if "got a SIGSEGV signal" in report.message:
@@ -45,7 +49,5 @@ class JobReportFailure(Rule):
 
 def _words(report: JobReportData) -> str:
     """Return the report's own words about its failure."""
-    words = [report.acronym, report.message if report.message != "OK" else ""]
-    first = next((f"{error.step}: {error.text}".lstrip(": ") for error in report.errors), "")
-    text = ": ".join(word for word in words if word) or first
+    text = said(report)
     return f"exit code 0, but the job report says {report.exit_code}{': ' + text if text else ''}"

@@ -8,6 +8,7 @@ from typing import Optional
 
 from pilot.common.errorcodes import ELSEWHERE, RELEASE, SAME, SITE, STORAGE, ErrorCodes
 from pilot.info.diagnosis import Case, Finding, Line, Rule
+from pilot.payload.reporterror import NO_TARBALL, runs_scripts
 from pilot.payload.rules.kernel import memory_advice
 
 NO_SPACE = (b"No space left on device", b"Disk quota exceeded")
@@ -124,11 +125,12 @@ class UserTarball(Rule):
     """Worker-node scripts before 2025 end with 146 when the sandbox cannot be downloaded; job reports have it, too."""
 
     name = "user-tarball"
+    on_success = True
 
     def look(self, case: Case) -> Iterable[Finding]:
         """1246."""
-        reported = case.report is not None and case.report.exit_code == 146
-        if not reported and not (case.code == 146 and case.job.is_analysis):
+        reported = case.report is not None and case.report.exit_code == NO_TARBALL
+        if not runs_scripts(case.job) or not (reported or case.code == NO_TARBALL):
             return
         urls: Sequence[str] = _URL.findall(case.stdout.tail(20_000))
         url = f"{urls[0].strip()} " if urls else ""

@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pilot.info.diagnosis import Rule
-from pilot.info.jobreportdata import ReportPolicy
 from pilot.info.middleware import MiddlewareCommand, MiddlewareTask
 from pilot.info.remoteinputs import remote_names
 from pilot.user.alrb import alrb_middleware_command
 from pilot.user.alrbpayload import alrb_contain
 from pilot.user.atlas.cleanup import OTHERS, PATTERNS, redundant_patterns
 from pilot.user.atlas.diagnosis import RULES
+from pilot.user.atlas.report import report_policy
 from pilot.user.base import Experiment
 
 if TYPE_CHECKING:
     from pilot.info.job import Job
+    from pilot.info.jobreportdata import ReportPolicy
     from pilot.info.payloadtask import PayloadCommand, PayloadTask
     from pilot.info.queuedata import QueueData
 
@@ -72,10 +73,7 @@ class Atlas(Experiment):
 
     def report_policy(self, job: Job) -> ReportPolicy:
         """Transforms judge themselves; production has to leave a report that names every output."""
-        production = not job.is_analysis
-        return ReportPolicy(judges=True, lists_outputs=True, demands_outputs=production,
-                            required=production and job.transformation != "Archive_tf.py", old_files=True,
-                            compact=True)
+        return report_policy(job)
 
     def job_metrics(self, job: Job, *, final: bool) -> str:
         """Cores, events, data bases, memory leak and the like."""

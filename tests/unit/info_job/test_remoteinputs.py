@@ -124,8 +124,8 @@ def test_without_a_list_of_inputs_there_are_no_guids(text: str) -> None:
     assert with_input_guids(text, FILES) == text
 
 
-def test_the_experiment_of_the_developer_guide_does_what_it_says() -> None:
-    guide = (Path(__file__).resolve().parents[3] / "docs/developer-guide.md").read_text()
+def test_the_experiment_of_the_documentation_does_what_it_says() -> None:
+    guide = (Path(__file__).resolve().parents[3] / "docs/adding-an-experiment.md").read_text()
     code = next(block.split("```")[0] for block in guide.split("```python\n") if "class WithCatalogue" in block)
     names: dict[str, Any] = {}
     exec(code, names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -59,6 +60,17 @@ def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
     assert extract(tmp_path).endswith("the end")
 
 
+def test_lines_that_differ_in_time_only_are_there_once_and_fatal_ones_come_first(tmp_path: Path) -> None:
+    lines = ["2026-01-31 12:00:00,123 | CRITICAL | the node is on fire"]
+    lines += [f"2026-01-31 12:00:{n % 60:02},{n:03} | WARNING | no answer" for n in range(400)]
+    lines += [f"2026-01-31 12:10:00,000 | ERROR | trouble {n} {'x' * 50}" for n in range(50)]
+    (tmp_path / "pilotlog.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "payload.stdout").write_text("retry\n" * 500 + "gave up\n")
+    text = extract(tmp_path)
+    assert text.count("no answer") <= 1 and "CRITICAL | the node is on fire" in text and "trouble 49" in text
+    assert text.endswith("- Tail of payload.stdout -\nretry\ngave up")
+
+
 def test_secrets_do_not_reach_the_extract(tmp_path: Path) -> None:
     (tmp_path / "payload.stdout").write_text("export API_PASSWORD=TopSecret99\n")
     (tmp_path / "pilotlog.txt").write_text("ERROR Authorization: Bearer abcdefghijklmnop\n")
@@ -72,7 +84,8 @@ def test_a_job_report_is_text_and_data(tmp_path: Path) -> None:
     (tmp_path / "jobReport.json").write_text('{"exitCode": 0}\n')
     report = read_job_report(tmp_path)
     assert report is not None
-    assert (report.text, report.data) == ('{"exitCode": 0}\n', {"exitCode": 0})
+    assert (report.text, report.tree, report.problem) == ('{"exitCode": 0}\n', {"exitCode": 0}, "")
+    assert report.data is not None and report.data.exit_code == 0
 
 
 @pytest.mark.parametrize("raw", [b"{", b"[1, 2]", b"not json", b'{"a": "\xff"', b"[" * 100_000])
@@ -82,7 +95,7 @@ def test_a_broken_job_report_is_sent_as_it_is(
     (tmp_path / "jobReport.json").write_bytes(raw)
     report = read_job_report(tmp_path)
     assert report is not None
-    assert report.data is None
+    assert report.tree is None and report.data is None and report.problem
     assert report.text == raw.decode("utf-8", "replace")
     assert "jobReport.json" in caplog.text
 
@@ -90,16 +103,25 @@ def test_a_broken_job_report_is_sent_as_it_is(
 def test_a_job_report_that_cannot_be_sent_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "jobReport.json"
     path.write_bytes(b'{"a": "' + b"x" * 1000 + b'"}')
-    assert read_job_report(tmp_path, limit=1000) is None
-    assert "longer than 1000 bytes" in caplog.text
-    path.write_bytes(b" \n")
-    assert read_job_report(tmp_path) is None
-    path.unlink()
-    path.symlink_to("/etc/passwd")
-    assert read_job_report(tmp_path) is None
-    path.unlink()
-    path.mkdir()
-    assert read_job_report(tmp_path) is None
+    report = read_job_report(tmp_path, limit=1000)
+    assert report is not None and (report.text, report.data) == ("", None)
+    assert "longer than 1000 bytes" in caplog.text and "longer than 1000 bytes" in report.problem
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda path: path.write_text(" \n"), "empty"),
+    (lambda path: path.symlink_to("/etc/passwd"), "link out of the work directory"),
+    (lambda path: path.symlink_to(path.name), "link out of the work directory"),
+    (lambda path: path.mkdir(), "no file that can be read"),
+    (os.mkfifo, "no file that can be read"),
+])
+def test_what_is_no_report_is_named(
+    tmp_path: Path, make: Callable[[Path], object], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path / "jobReport.json")
+    report = read_job_report(tmp_path)
+    assert report is not None and (report.text, report.tree, report.data) == ("", None, None)
+    assert words in report.problem and words in caplog.text
 
 
 def test_reports_of_an_earlier_attempt_are_removed(tmp_path: Path) -> None:
@@ -108,6 +130,7 @@ def test_reports_of_an_earlier_attempt_are_removed(tmp_path: Path) -> None:
     report = read_error_report(tmp_path)
     assert report is not None
     assert (report.code, report.diag) == (12, "x")
+    (tmp_path / "jobReport.json.original").write_text("{}")
     remove_reports(tmp_path)
     assert os.listdir(tmp_path) == []
     remove_reports(tmp_path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -60,3 +62,22 @@ def test_a_directory_that_is_gone_is_a_file_handling_failure(tmp_path: Path) -> 
     with pytest.raises(PilotException) as caught:
         write_catalog([FileSpec("a")], tmp_path / "gone")
     assert caught.value.code == 1303
+
+
+@pytest.mark.parametrize("make", [
+    lambda path: path.symlink_to("/etc/passwd"), os.mkfifo, lambda path: path.mkdir(),
+    lambda path: path.write_text('<!DOCTYPE a [<!ENTITY a "aaaa">]><a>&a;</a>'),
+    lambda path: path.write_bytes(b"<a>" * 1000), lambda path: path.write_bytes(b"\0" * 100),
+])
+def test_what_a_payload_put_there_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "PoolFileCatalog.xml")
+    with pytest.raises(PilotException) as caught:
+        read_catalog(tmp_path / "PoolFileCatalog.xml")
+    assert caught.value.code == 1247
+    assert "PoolFileCatalog.xml" in caught.value.detail
+
+
+def test_files_without_name_or_guid_are_no_reason_to_stop(tmp_path: Path) -> None:
+    (tmp_path / "PoolFileCatalog.xml").write_text(
+        '<C><File><physical><pfn name="a"/></physical></File><File ID="2"><physical><pfn/></physical></File></C>')
+    assert read_catalog(tmp_path / "PoolFileCatalog.xml") == {"a": ("a", "")}
