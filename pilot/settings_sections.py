@@ -83,7 +83,8 @@ class PilotSection(Section):
     cpu_check: int = _key("between log lines on the pilot's own CPU use", "s", minimum=1)
     timing_file: str = _key("timing file")
     redundant: str = _key("site list of patterns left out of the log archive; ATLAS_SW_BASE replaces /cvmfs")
-    utility_after_payload_started: str = _key("utility started once the payload runs; empty = none")
+    utility_after_payload_started: str = _key(
+        "MemoryMonitor: prmon, else the pilot's own sampler, writes its files; empty = none does")
     http_connect_timeout: int = _key("connection time-out of downloads", "s", minimum=1)
     http_maxtime: int = _key("longest download of a small file", "s", minimum=1)
     update_sleep: int = _key("upper bound of the pause between failed job updates", "s", minimum=1)
@@ -324,7 +325,7 @@ WITHOUT_EFFECT: frozenset[str] = frozenset(
             "looping_limit_min_default kill_instruction_time kill_instruction_filename "
             "proxy_verification_time payload_proxy_from_server disk_space_verification_time "
             "memory_usage_verification_time process_verification_time thread_check cpu_check timing_file "
-            "redundant utility_after_payload_started http_connect_timeout update_sleep "
+            "redundant http_connect_timeout update_sleep "
             "remotefileverification_instant "
             "base_trace_report checks",
         "harvester": "job_request_file jobs_list_file workerattributes_file stageoutn_file",

@@ -19,6 +19,7 @@ from pilot.control.errorfile import write_error_file
 from pilot.control.lifecycle import Event
 from pilot.control.messages import StageIn, StageOut
 from pilot.control.shutdown import StopReason
+from pilot.control.utilities import after_payload, before_stagein
 from pilot.info.job import Job
 from pilot.staging.context import StagingContext
 from pilot.staging.joblog import create_log_archive
@@ -50,7 +51,7 @@ def staging_context(ctx: PilotContext, job: Job) -> StagingContext:
         redundant_patterns=_redundant_patterns(ctx, job), own_log=job_log_path(job.jobid),
         payload_logs=(payload.payloadstdout, payload.payloadstderr),
         # of two jobs the pilot's own environment names the one that came last
-        environ=dict(os.environ, PANDAID=job.jobid, PanDA_TaskID=job.taskid))
+        environ=dict(os.environ, PANDAID=job.jobid, PanDA_TaskID=job.taskid, **job.variables))
 
 
 def _redundant_patterns(ctx: PilotContext, job: Job) -> tuple[str, ...]:
@@ -100,6 +101,7 @@ class StageInLane(Component):
         job.timing.mark("stagein")
         try:
             job.cancel.check()
+            before_stagein(self.ctx, job)
             stage_in(job, staging_context(self.ctx, job), job.cancel)
         except CancelledError:
             event = Event.STAGEIN_FAILED  # why is in the error list already
@@ -133,6 +135,7 @@ class StageOutLane(Component):
         if not isinstance(message, StageOut):
             raise TypeError(f"unexpected message {message!r}")
         job = message.job
+        after_payload(self.ctx, job)  # unless its payload has done that
         job.timing.mark("stageout")
         context = staging_context(self.ctx, job)
         with self.ctx.helpers.session():  # outputs and log share the helper processes

@@ -12,6 +12,7 @@ from pilot.control.shutdown import StopReason
 from pilot.info.job import Job
 
 if TYPE_CHECKING:
+    from pilot.control.company import Company
     from pilot.panda.commands import Commands
     from pilot.payload.process import Child
 
@@ -110,10 +111,11 @@ class JobGone(NamedTuple):
 
 
 class PayloadStarted(NamedTuple):
-    """To the monitor: watch these processes."""
+    """To the monitor: watch these processes; ``company`` keeps what is known of their memory."""
 
     job: Job
     child: Child
+    company: Company
 
 
 class PayloadEnded(NamedTuple):

@@ -37,10 +37,14 @@ from pilot.util.redact import redact
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
+    from pilot.control.company import Company
     from pilot.panda.commands import Commands
     from pilot.payload.process import Child
 
 logger = logging.getLogger(__name__)
+
+_FIRST_LOOKS = (1.0, 5.0, 20.0)
+"""s after the payload's start; later ones come with the samples of its CPU time."""
 
 
 OUTPUT_LIMIT = 2048
@@ -55,6 +59,9 @@ class Watch:
     view: Job
     meter: CpuMeter = field(default_factory=CpuMeter)
     child: Optional[Child] = None
+    company: Optional[Company] = None
+    cpu_before: float = 0.0
+    """CPU seconds of earlier turns."""
     debug: bool = False
     debug_command: str = ""
     debug_text: str = ""
@@ -107,7 +114,7 @@ class MonitorComponent(Component):
             self._desk.drop(message.job_id)
             self._realtime.job_gone(message.job_id)
         elif isinstance(message, PayloadStarted):
-            self._payload_started(message.job, message.child)
+            self._payload_started(message)
         elif isinstance(message, PayloadEnded):
             self._payload_ended(message.job_id)
         elif isinstance(message, ServerCommand):
@@ -148,6 +155,8 @@ class MonitorComponent(Component):
     def _heartbeat(self, watch: Watch) -> None:
         self._schedule_heartbeat(watch, follows=True)  # first: whatever fails below, the next one comes
         self._sample(watch)
+        if watch.child is not None and watch.company is not None:
+            watch.view.memory = watch.company.memory()
         if watch.debug and self._desk.ask(watch.job, watch.debug_command, watch.child):
             return  # it goes with the answer
         self._send_heartbeat(watch)
@@ -166,15 +175,22 @@ class MonitorComponent(Component):
 
     # --- the payload --------------------------------------------------------------------------------------------------
 
-    def _payload_started(self, job: Job, child: Child) -> None:
+    def _payload_started(self, started: PayloadStarted) -> None:
+        job = started.job
         watch = self._watches.get(job.jobid)
         if watch is None:
             return
-        watch.child = child
+        is_first = watch.company is None
+        watch.child, watch.company = started.child, started.company
         watch.view = copy.copy(job)
-        message = heartbeat_message(self.ctx, watch.view, "running", stdout=self._debug_stdout(watch))
-        self.ctx.reporter.post(job.jobid, message, final=False)
+        watch.meter, watch.cpu_before = CpuMeter(), job.cpu_seconds
+        if is_first:  # not in each turn of a job that has many
+            update = heartbeat_message(self.ctx, watch.view, "running", stdout=self._debug_stdout(watch))
+            self.ctx.reporter.post(job.jobid, update, final=False)
         self._schedule_sample(watch)
+        for seconds in _FIRST_LOOKS:  # at the memory: most payloads are at their final size soon, some end soon
+            if seconds < self.ctx.settings.monitor.cpu_interval:
+                self._timers.after(seconds, f"{job.jobid}:sample:{seconds}", lambda: self._look_at_memory(watch))
         self._realtime.payload_started(job)
 
     def _payload_ended(self, job_id: str) -> None:
@@ -182,7 +198,7 @@ class MonitorComponent(Component):
         watch = self._watches.get(job_id)
         if watch is not None:
             watch.child = None
-            self._timers.cancel(f"{job_id}:sample")
+            self._timers.cancel_prefix(f"{job_id}:sample")
 
     def _schedule_sample(self, watch: Watch) -> None:
         def sample() -> None:
@@ -191,6 +207,10 @@ class MonitorComponent(Component):
                 self._schedule_sample(watch)
 
         self._timers.after(self.ctx.settings.monitor.cpu_interval, f"{watch.job.jobid}:sample", sample)
+
+    def _look_at_memory(self, watch: Watch) -> None:
+        if watch.child is not None and watch.company is not None:
+            watch.company.sample(watch.child.descendants())
 
     def _sample(self, watch: Watch) -> None:
         """One look at /proc: CPU time of the payload's whole tree, cores in use. Trouble here never touches the job."""
@@ -204,10 +224,12 @@ class MonitorComponent(Component):
             logger.warning("job %s: no sample of its processes: %s", watch.job.jobid, exc)
             return
         sample = watch.meter.sample(child.live_cpu_seconds(table))
-        watch.view.cpu_seconds = sample.seconds
+        watch.view.cpu_seconds = watch.cpu_before + sample.seconds
         watch.view.core_counts = [*watch.view.core_counts, sample.cores]
         rss = sum(info.rss for info in processes) * procfs.PAGE_BYTES
-        self.ctx.store.add_sample(watch.job.jobid, sample.seconds, sample.cores, rss, len(processes))
+        if watch.company is not None:
+            watch.company.sample(processes)
+        self.ctx.store.add_sample(watch.job.jobid, watch.view.cpu_seconds, sample.cores, rss, len(processes))
 
     # --- limits, commands ----------------------------------------------------------------------------------------
 

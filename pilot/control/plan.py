@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Optional
 
 from pilot.common.exception import FileHandlingFailure
@@ -40,16 +40,45 @@ class PayloadPlan:
     command: PayloadCommand
     bare: Optional[PayloadCommand] = None
     """The same without its container; the very same object when there is none."""
+    number: int = 0
+    """Turn: 0 but for a job that searches hyper-parameters."""
+
+    def for_turn(self, number: int) -> PayloadPlan:
+        """Return the plan of another turn: its number is in the environment."""
+        environ = {**self.task.environ, "PILOT_EXEC_ITERATION_COUNT": str(number)}
+        return replace(self, task=replace(self.task, environ=environ), number=number)
+
+    def with_parameters(self, old: str, new: str) -> PayloadPlan:
+        """Return the plan with other job parameters: the old text is replaced in line and files."""
+        if not old:
+            return replace(self, command=replace(self.command, line=f"{self.command.line} {new}"))
+        files = {name: content._replace(text=content.text.replace(old, new))
+                 for name, content in self.command.files.items()}
+        plan = replace(self, command=replace(self.command, line=self.command.line.replace(old, new), files=files))
+        write_files(plan.task, plan.command)
+        return plan
 
     @property
     def environ(self) -> dict[str, str]:
         """Environment of the payload's process."""
-        merged = {**self.task.environ, **self.command.environ}
-        return {name: value for name, value in merged.items() if value or name not in self.command.environ}
+        return self._environ_of(self.command)
 
-    def printable_line(self) -> str:
-        """Return the line without the secrets in it."""
-        line = self.command.line
+    @property
+    def outside(self) -> PayloadCommand:
+        """The command as it would run without its container: what is around the payload runs there."""
+        return self.bare or self.command
+
+    @property
+    def environ_outside(self) -> dict[str, str]:
+        """Environment of what runs around the payload: without what only the container is to get."""
+        return self._environ_of(self.outside)
+
+    def _environ_of(self, command: PayloadCommand) -> dict[str, str]:
+        merged = {**self.task.environ, **self.task.job.variables, **command.environ}
+        return {name: value for name, value in merged.items() if value or name not in command.environ}
+
+    def printable(self, line: str) -> str:
+        """Return a shell line without the secrets in it."""
         for secret in self.command.masked:
             line = line.replace(secret, "********")
         return line
@@ -61,7 +90,9 @@ def plan_payload(ctx: PilotContext, job: Job) -> PayloadPlan:
     Raises:
         PilotException: the job cannot be run here; the code says why.
     """
-    task = payload_task(ctx, job)
+    remote = ctx.experiment.remote_inputs(job)
+    text = replace_names(write_input_lists(job, job.workdir, remote), remote)
+    task = payload_task(ctx, job, ctx.experiment.job_parameters(job, text))
     command = bare = ctx.experiment.payload_command(task)
     if ctx.experiment.uses_container(job, task.queue):
         command = ctx.experiment.contain(task, bare)
@@ -69,16 +100,17 @@ def plan_payload(ctx: PilotContext, job: Job) -> PayloadPlan:
     return PayloadPlan(task, command, bare)
 
 
-def payload_task(ctx: PilotContext, job: Job) -> PayloadTask:
+def payload_task(ctx: PilotContext, job: Job, parameters: str) -> PayloadTask:
     """Return what the experiment is told."""
-    from pilot.util.fetch import fetch
-
     own, queue = _environment(), ctx.info.queue_for(job)
-    environ = build_environment(job, own, {**unpacked_directory(queue, own), **ctx.experiment.payload_environment(job)})
+    environ = build_environment(job, own, {
+        **unpacked_directory(queue, own), **job.variables, **ctx.experiment.payload_environment(job)})
     bases = allowed_bases(ctx.options.baseurls, ctx.environ, ctx.experiment.transform_base_urls)
     timeout = float(ctx.settings.pilot.http_maxtime)
 
     def load(url: str) -> bytes:
+        from pilot.util.fetch import fetch
+
         return fetch(url, timeout=timeout, verify=ctx.verify_tls())
 
     def transformation() -> str:
@@ -87,12 +119,10 @@ def payload_task(ctx: PilotContext, job: Job) -> PayloadTask:
     def download(url: str) -> str:
         return get_transform(url, job.workdir, bases, load, environ=ctx.environ, token=job.cancel)
 
-    remote = ctx.experiment.remote_inputs(job)
-    text = replace_names(write_input_lists(job, job.workdir, remote), remote)
     return PayloadTask(
         job=job, queue=queue, options=ctx.options, settings=ctx.settings, environ=environ,
-        home=ctx.home, parameters=ctx.experiment.job_parameters(job, text), transformation=transformation,
-        download=download, withheld=tuple(name for name in PRIVATE_VARIABLES if own.get(name)))
+        home=ctx.home, parameters=parameters, transformation=transformation, download=download,
+        withheld=tuple(name for name in PRIVATE_VARIABLES if own.get(name)))
 
 
 def write_files(task: PayloadTask, command: PayloadCommand) -> None:
@@ -128,7 +158,8 @@ def start_payload(ctx: PilotContext, plan: PayloadPlan) -> Child:
     try:
         for name in (payload.payloadstdout, payload.payloadstderr):
             # never through a link: an input of that name is one, to the site's own copy of the file
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            flags |= os.O_APPEND if plan.number else os.O_TRUNC  # the words of earlier turns stay
             outputs.append(os.open(job.workdir / name, flags, 0o644))
         job.cancel.check()  # the plug-in may have taken its time
         return ctx.supervisor.spawn(

@@ -28,6 +28,7 @@ from pilot.util.cancel import CancelToken
 if TYPE_CHECKING:
     from pilot.context import PilotContext
     from pilot.control.component import Component
+    from pilot.payload.utilities import Running
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,10 @@ class Track:
     job: Job
     state: JobState
     tail: CancelToken = field(default_factory=CancelToken)
+    daemons: list[Running] = field(default_factory=list)
+    """What utilities before the payload have left running for it (a cache)."""
+    company_left: bool = False
+    """True once they were ended."""
 
 
 class Road:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Mapping, Optional
+from typing import TYPE_CHECKING, Mapping, Optional
 
 from pilot.common.errors import ErrorList
 from pilot.info.filespec import FileSpec
 from pilot.info.jobreportdata import JobReportData
 from pilot.util.cancel import CancelToken
+
+if TYPE_CHECKING:
+    from pilot.info.memory import MemoryUse
 
 
 @dataclass
@@ -117,12 +120,19 @@ class Job:
     cancel: CancelToken = field(default_factory=CancelToken, repr=False)
     exit_code: Optional[int] = None
     """Exit code of the payload as reported (128+n for signal n); None while it has not ended."""
+    trans_exit_code: Optional[int] = None
+    """What is reported in its place, when that is something else (161, 162: no more points of an HPO job)."""
     exe_error_code: int = 0
     exe_error_diag: str = ""
     cpu_seconds: float = 0.0
     """CPU time (user + system) of the payload's whole tree."""
     core_counts: list[float] = field(default_factory=list)
     """Measured core counts, one per sample."""
+    memory: Optional[MemoryUse] = None
+    """Memory and I/O of the payload so far; None when nothing has been measured."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """Environment variables that its transfers and its payload get: what utilities before the stage-in have found
+    (``ALRB_XCACHE_PROXY``)."""
     nevents: int = 0
     """Events read: from the job report, else from the files that old releases write."""
     neventsw: int = 0

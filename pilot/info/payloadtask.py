@@ -45,6 +45,9 @@ class PayloadTask:
     Raises PilotException: 1149, 1143."""
     withheld: Sequence[str] = ()
     """Names of variables of the pilot that the payload does not inherit: its identity towards the server."""
+    pid: int = 0
+    """Process that a utility beside the payload is to watch: the payload's shell, or the one in its container that has
+    ``export PandaID=<id>`` in its arguments; 0 while there is none."""
 
     @property
     def workdir(self) -> Path:
@@ -111,8 +114,9 @@ class UtilityCommand:
     """A process beside, before or after the payload."""
 
     label: str
-    """Short lower-case name: ``preprocess``, ``memorymonitor``. Output goes to ``<label>_stdout.txt``,
-    ``<label>_stderr.txt``."""
+    """Short lower-case name: ``preprocess``; ``memorymonitor`` is for the payload's memory monitor, which is started
+    again when it dies, and only started where ``pilot.utility_after_payload_started`` names one. Output goes to
+    ``<label>_stdout.txt``, ``<label>_stderr.txt``."""
     line: str
     """Shell line, run by ``/bin/bash -c`` in the job's directory, outside of the payload's container."""
     error_code: int = 0
@@ -123,3 +127,7 @@ class UtilityCommand:
     """s that it gets for that before it is killed."""
     harmless: Sequence[int] = ()
     """Exit codes that are no failure."""
+    timeout: float = 0.0
+    """s that one before or after something may take before it is killed; 0 = as long as the job may run."""
+    daemon: bool = False
+    """What it leaves running (a cache) is ended with the payload, not with itself."""

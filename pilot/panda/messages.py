@@ -75,7 +75,8 @@ def build_update(
             with errors is reported ``failed`` whatever was asked for.
         env: what is the same for all reports.
         now: wall clock, epoch s.
-        metrics: memory and I/O numbers by legacy name (maxRSS ... in kB, totRCHAR ... in bytes, rate... in bytes/s).
+        metrics: memory and I/O numbers by legacy name (maxRSS ... in kB, totRCHAR ... in bytes, rate... in bytes/s)
+            that go over those of ``job.memory``.
         job_metrics: text of ``jobMetrics``, made by the experiment.
         stdout: output of debug mode, the last 2048 bytes are kept.
     """
@@ -106,7 +107,8 @@ def build_update(
 
 
 def _measured(job: Job, metrics: Mapping[str, float]) -> dict[str, object]:
-    fields: dict[str, object] = {name: value for name, value in metrics.items() if name in _METRICS}
+    measured = {**(job.memory.update_fields() if job.memory is not None else {}), **metrics}
+    fields: dict[str, object] = {name: value for name, value in measured.items() if name in _METRICS}
     if job.corecount > 0:
         fields["coreCount"] = job.corecount
     mean_cores = sum(job.core_counts) / len(job.core_counts) if job.core_counts else 0.0
@@ -129,7 +131,7 @@ def _final_fields(job: Job, state: str, env: ReportEnvironment, now: float) -> d
         "pilotErrorDiag": diagnosis,
         "exeErrorCode": job.exe_error_code,
         "exeErrorDiag": job.exe_error_diag,
-        "transExitCode": job.exit_code,
+        "transExitCode": job.exit_code if job.trans_exit_code is None else job.trans_exit_code,
         "pilotTiming": pilot_timing(job, env.pilot_timing_fields),
     }
     if job.indata:

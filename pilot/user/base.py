@@ -187,8 +187,22 @@ class Experiment:
         return setup_end(task, command, head)
 
     def utility(self, moment: Moment, task: PayloadTask, command: PayloadCommand) -> Sequence[UtilityCommand]:
-        """Called at each moment; returns what is to run then, beside what the job itself asks for."""
+        """Called at each moment; returns what is to run then, beside what the job itself asks for.
+
+        ``Moment.BEFORE_STAGEIN`` comes before there is a command (only for jobs with inputs),
+        ``AFTER_PAYLOAD_FINISHED`` after the last turn, also after a failure, the others in each turn of a job (those
+        that come after the payload only when it has succeeded). ``task.pid`` is known from
+        ``AFTER_PAYLOAD_STARTED`` on: there belongs the memory monitor, a utility with the label ``memorymonitor``
+        (without one: prmon in PATH, else the pilot's own sampler).
+        """
         return ()
+
+    def utility_ended(self, task: PayloadTask, utility: UtilityCommand, code: int, output: str) -> Mapping[str, str]:
+        """Called when a utility, or a pre- or postprocess of the job, has ended by itself; ``output`` is the beginning
+        of its standard output. Returns variables for the transfers and the payload of this job. It may change
+        ``task.job.jobparams`` before the payload: the payload then gets the new text.
+        """
+        return {}
 
     def job_metrics(self, job: Job, *, final: bool) -> str:
         """Called for each update: returns its ``jobMetrics``, blank separated ``name=value``; '' sends none.

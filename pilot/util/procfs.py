@@ -18,7 +18,7 @@ _STAT_LIMIT = 1024
 
 
 class ProcInfo(NamedTuple):
-    """One process as /proc/<pid>/stat shows it (proc(5)); times in clock ticks, ``rss`` in pages.
+    """One process as /proc/<pid>/stat shows it (proc(5)); times in clock ticks, ``rss`` in pages, ``vsize`` in bytes.
 
     ``cutime`` and ``cstime`` are the times of children that have ended *and were waited for* by this process.
     ``start`` (ticks after boot) together with ``pid`` names a process for good: pids are used again, the pair is not.
@@ -37,6 +37,7 @@ class ProcInfo(NamedTuple):
     threads: int
     start: int
     rss: int
+    vsize: int = 0
 
     @property
     def key(self) -> tuple[int, int]:
@@ -77,6 +78,7 @@ def parse_stat(raw: bytes) -> ProcInfo:
         int(field[17]),
         int(field[19]),
         int(field[21]),
+        int(field[20]),
     )
 
 
