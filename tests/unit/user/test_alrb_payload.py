@@ -170,7 +170,7 @@ def test_login_to_a_registry_never_shows_its_token() -> None:
     assert command.environ["PILOT_REGISTRY_TOKEN"] == "very-secret-token"
     assert list(command.masked) == ["very-secret-token"]
     assert "very-secret" not in command.line + "".join(item.text for item in command.files.values())
-    assert "very-secret" not in PayloadPlan(task(), command).printable_line() + redact(command.line)
+    assert "very-secret" not in PayloadPlan(task(), command).printable(command.line) + redact(command.line)
 
 
 @pytest.mark.parametrize("text", [
