@@ -69,13 +69,27 @@ def _checked(plugin: Experiment, name: str, own: Callable[..., Any], wanted: str
         except PilotException:
             raise
         except (Exception, SystemExit) as exc:
-            raise PluginFault(f"{where} failed: {type(exc).__name__}: {exc}{_place(exc)}", code=code) from exc
-        if not fits(answer, wanted):
-            shown = repr(answer) if isinstance(answer, (str, int, float, tuple, list, type(None))) else type(answer)
-            raise PluginFault(f"{where} returned {str(shown)[:100]}, wanted {wanted}", code=code)
+            raise PluginFault(f"{where} failed: {type(exc).__name__}: {_text_of(exc)}{_place(exc)}", code=code) from exc
+        if not _is_good(answer, wanted):
+            shown = repr(answer) if isinstance(answer, (str, int, float, type(None))) else f"a {type(answer).__name__}"
+            raise PluginFault(f"{where} returned {shown[:100]}, wanted {wanted}", code=code)
         return answer
 
     return call
+
+
+def _is_good(answer: object, wanted: str) -> bool:
+    try:
+        return fits(answer, wanted)
+    except Exception:  # noqa: BLE001 - an object that cannot even be looked at
+        return False
+
+
+def _text_of(exc: BaseException) -> str:
+    try:
+        return str(exc)
+    except Exception:  # noqa: BLE001 - its text fails, too
+        return "no text"
 
 
 def _place(exc: BaseException) -> str:
