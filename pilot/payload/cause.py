@@ -28,6 +28,8 @@ _STRONG = re.compile(
 _WEAK_LEVEL = re.compile(
     r"^(?:[\[(]?[\d:.,/TZ\- ]*[\])]?\s*)?[\[(]?(?:INFO|DEBUG|VERBOSE|TRACE|WARN(?:ING)?)\b", re.IGNORECASE
 )
+_HOLE = re.compile(rb"\0{4,}")
+"""What a sparse file has in the place of text: it was cut while somebody wrote to it."""
 _TRACEBACK = "Traceback (most recent call last):"
 _CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 _STDOUT_LEVELS = ("CRITICAL", "FATAL", "ERROR")
@@ -99,9 +101,10 @@ def shorten(text: str, limit: int) -> str:
 def _lines_of(path: Path) -> list[str]:
     raw = read_tail(path, _WINDOW)
     if len(raw) == _WINDOW:
-        # The first line of the window is the rest of one.
-        raw = raw[raw.find(b"\n") + 1 :]
-    return meaningful_lines(printable(raw))
+        # The first line of the window is the rest of one, unless it is all there is.
+        rest = raw[raw.find(b"\n") + 1 :]
+        raw = rest if rest.strip() else raw
+    return meaningful_lines(printable(_HOLE.sub(b"\n", raw)))
 
 
 def _last_strong(lines: Sequence[str]) -> list[str]:
