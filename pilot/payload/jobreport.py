@@ -25,11 +25,11 @@ ERROR_REPORT = "payload_error_report.json"
 ORIGINAL = ".original"
 """Ending of the name of a job report that the pilot has shortened."""
 
-JOB_REPORT_LIMIT = 16 * 1024 * 1024
+JOB_REPORT_LIMIT = 8 * 1024 * 1024
 """Bytes of the longest job report that is read; those of real transforms have some 100 kB, large merges some MB."""
-VALUES_LIMIT = 500_000
-"""Values in it: one costs about 100 B of memory, and a file of brackets has one in every byte."""
-METADATA_LIMIT = 8 * 1024 * 1024
+VALUES_LIMIT = 300_000
+"""Values in it: one costs 100 to 200 B of memory, and a file of brackets has one in every byte."""
+METADATA_LIMIT = 4 * 1024 * 1024
 """Characters of metaData: a longer report leaves its log extracts out."""
 WARNINGS_LIMIT = 25
 """Warnings of each step that are kept (payload document 15)."""

@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 REGEX_PREFIX = "regex|"
 _GOOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-_]{1,250}")
 _PILOT_FILES = frozenset(
-    {CATALOG, "pilotlog.txt", "jobReport.json", "metadata.xml", "panda_secrets.json", "memory_monitor_output.txt"}
+    {CATALOG, "pilotlog.txt", "jobReport.json", "jobReport.json.original", "metadata.xml", "panda_secrets.json",
+     "memory_monitor_output.txt"}
 )
 
 

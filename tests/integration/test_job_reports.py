@@ -218,7 +218,7 @@ def test_a_report_of_200_mb_costs_the_metadata_only(farm: Farm) -> None:
     ended_well(farm.run_pilot())
     final = farm.final(job)
     assert final["state"] == "finished", final["pilotErrorDiag"]
-    assert "longer than 16777216 bytes" in json.loads(final["metaData"])["pilotNote"]
+    assert "longer than 8388608 bytes" in json.loads(final["metaData"])["pilotNote"]
 
 
 def test_without_server_updates_the_node_and_output_files_are_told(farm: Farm) -> None:

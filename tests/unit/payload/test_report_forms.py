@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import resource
-import time
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +165,21 @@ def test_200_mb_take_no_memory(tmp_path: Path) -> None:
     assert "209715200 bytes" in report.problem
 
 
+@pytest.mark.parametrize("depth", [900, 3000, 9000, 50_000])
+@pytest.mark.parametrize(("left", "right"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_what_is_nested_deeply_is_parsed_or_refused(tmp_path: Path, depth: int, left: bytes, right: bytes) -> None:
+    inner = b"" if left == b"[" else b"1"
+    raw = b'{"exitCode": 65, "files": ' + left * depth + inner + right * depth + b"}"
+    (tmp_path / "jobReport.json").write_bytes(raw)
+    report = read_job_report(tmp_path)
+    assert report is not None
+    if report.tree is None:
+        assert "not valid JSON" in report.problem
+    else:
+        assert report.data is not None and report.data.exit_code == 65
+        compact(report.tree)
+
+
 def mutated(generator: random.Random, value: Any, depth: int = 0) -> Any:
     """The same tree with some values replaced by what does not belong there."""
     strange: list[Any] = [
@@ -203,11 +217,10 @@ def test_random_trees_never_raise() -> None:
         json.loads(compact(tree) or "{}")
 
 
-def test_random_bytes_never_raise_and_take_no_time(tmp_path: Path) -> None:
+def test_random_bytes_never_raise(tmp_path: Path) -> None:
     generator = random.Random(4711)
     original = json.dumps(good_report()).encode()
     path = tmp_path / "jobReport.json"
-    begin = time.process_time()
     for _ in range(400):
         raw = bytearray(original)
         for _ in range(generator.randint(1, 8)):
@@ -230,7 +243,6 @@ def test_random_bytes_never_raise_and_take_no_time(tmp_path: Path) -> None:
             use(report.data)
             json.loads(compact(report.tree))
         read_error_report(tmp_path, path.name)
-    assert time.process_time() - begin < 60  # a bound against runaway cost, not a figure
 
 
 # --- metaData -------------------------------------------------------------------------------------------------------

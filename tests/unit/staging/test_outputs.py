@@ -37,6 +37,20 @@ def test_a_guid_of_the_job_report_stays(site: Any) -> None:
     assert spec.guid == "from-report"
 
 
+def test_guids_of_the_report_are_for_every_file_that_is_stored(site: Any) -> None:
+    known = "6A1B2C3D-0000-4000-8000-00000000000{}".format
+    site.job.reported_guids = {"a": known(1), "out_1": known(2), "p._1": known(3), "other": known(4)}
+    for name in ("out_1", "out_2", "p._1"):
+        (site.workdir / name).write_text(name)
+    site.output("a", guid="7A1B2C3D-0000-4000-8000-000000000001")
+    site.output("regex|out_.*", None)
+    site.output("p", None)
+    names(site)
+    guids = {spec.lfn: spec.guid for spec in site.job.outdata}
+    assert [guids[name] for name in ("a", "out_1", "p._1")] == [known(1), known(2), known(3)]
+    assert guids["out_2"] not in site.job.reported_guids.values() and guids["out_2"].isupper()
+
+
 def test_all_missing_outputs_are_named(site: Any) -> None:
     site.output("there")
     site.output("gone1", None)
