@@ -74,7 +74,7 @@ def hs06(cores: int, environ: Mapping[str, str]) -> str:
 
 def event_number(workdir: Path) -> str:
     """Return the event that the last line of the event loop's file names."""
-    lines = _tail(workdir / EVENT_LOOP, 4096).strip().splitlines()
+    lines = _tail(workdir / EVENT_LOOP, 4096).rstrip().splitlines()
     found = _EVENT.search(lines[-1]) if lines else None
     return found.group(1).decode() if found else ""
 
