@@ -110,6 +110,24 @@ def test_every_experiment_runs_the_same_jobs(farm: Farm, web: str, name: str) ->
     assert list(pilot.directory.glob("PanDA_Pilot-*")) == []
 
 
+def test_eic_runs_on_the_platform_of_the_site(farm: Farm) -> None:
+    farm.set_queue(container_type="apptainer:pilot", is_cvmfs=True)
+    job = farm.submit_job("echo in $STANDIN_CONTAINER > out.dat", outputs=["out.dat"])
+    ended_well(farm.run_pilot("--pilot-user", "EIC", env={
+        "ATLAS_SW_BASE": str(SOFTWARE), "ALRB_USER_PLATFORM": "el9#x86_64"}))
+    assert farm.final(job)["state"] == "finished"
+    assert (farm.outputs / "out.dat").read_text() == "in el9#x86_64\n"
+
+
+def test_a_pushed_pilot_of_rubin_takes_one_job(farm: Farm) -> None:
+    farm.set_queue(timefloor=3600)
+    first, second = farm.submit_job(), farm.submit_job()
+    ended_well(farm.run_pilot("--pilot-user", "rubin", "--harvester-submit-mode", "PUSH", "-x", "1", "-v", "1",
+                              env={"GTAG": "https://logs.example/PandaJob_1/log.txt"}))
+    assert farm.final(first)["state"] == "finished" and farm.state(second) == "activated"
+    assert str(farm.final(first)["pilotID"]).startswith(f"https://logs.example/PandaJob_{first}/log.txt|")
+
+
 # --- hostile plug-ins -------------------------------------------------------------------------------------------------
 
 HOSTILE = {"plugins.experiments": {"hostile": "hostile:Hostile"}}
@@ -163,3 +181,22 @@ def test_all_hooks_bad_at_once_cost_no_job(farm: Farm) -> None:
     job, pilot = run_hostile(farm, "all", "raises")
     assert pilot.process.returncode == 70 and "Traceback" not in pilot.output
     assert farm.state(job) == "activated"
+
+
+@pytest.mark.parametrize("body", ["raise RuntimeError('a rule with a fault')", "return [None]", "return 42",
+                                  "yield Nonsense()"])
+def test_a_bad_rule_of_diagnosis_costs_its_findings_only(farm: Farm, body: str) -> None:
+    (farm.directory / "bad_rules.py").write_text(
+        "from hostile import Nonsense\nfrom pilot.info.diagnosis import Rule\n"
+        "from pilot.user.generic import GenericExperiment\n\n"
+        f"class Bad(Rule):\n    name = 'bad'\n    def look(self, case):\n        {body}\n\n"
+        "class Mine(GenericExperiment):\n    name = 'mine'\n"
+        "    def diagnosis_rules(self, job):\n        return [Bad()]\n")
+    job = farm.submit_job("echo my last words >&2; exit 9")
+    environment = farm.environment()
+    pilot = farm.run_pilot("--pilot-user", "bad_rules:Mine",
+                           env={"PYTHONPATH": f"{farm.directory}:{environment['PYTHONPATH']}"})
+    assert pilot.process.returncode == 0
+    final = farm.final(job)
+    assert (int(final["pilotErrorCode"]), int(final["transExitCode"])) == (1305, 9)
+    assert "my last words" in final["pilotErrorDiag"]

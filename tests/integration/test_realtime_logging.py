@@ -279,3 +279,31 @@ def test_an_experiment_names_its_server(farm: Farm, server: HttpLog) -> None:
     ended_well(farm.run_pilot(ON, "--pilot-user", "mine:Mine", settings={"pilot.rtlogging_period": 0.1},
                               env={"PYTHONPATH": str(farm.directory)}))
     assert server.messages() == ["a line"]
+
+
+def test_google_cloud_logging_through_its_library(farm: Farm) -> None:
+    """The library is a stand-in here: what it is asked for, and that its faults cost lines only."""
+    package = farm.directory / "library" / "google" / "cloud"
+    package.mkdir(parents=True)
+    sink = farm.directory / "google.jsonl"
+    (package / "logging.py").write_text(f"""
+import json
+class Batch:
+    def __init__(self, name): self.name, self.entries = name, []
+    def log_struct(self, fields): self.entries.append(fields)
+    def commit(self, timeout=None):
+        with open({str(sink)!r}, "a") as stream:
+            stream.writelines(json.dumps([self.name, entry]) + "\\n" for entry in self.entries)
+class Logger:
+    def __init__(self, name): self.name = name
+    def batch(self): return Batch(self.name)
+class Client:
+    def logger(self, name): return Logger(name)
+""")
+    job = farm.submit_job("echo to the cloud")
+    ended_well(farm.run_pilot(
+        ON, "--realtime-logging-server", "google-cloud-logging;http://127.0.0.1:1", "--realtime-logname", "mine",
+        settings=PLAIN, env={"PYTHONPATH": str(farm.directory / "library")}))
+    assert farm.final(job)["state"] == "finished"
+    (entry,) = map(json.loads, sink.read_text().splitlines())
+    assert entry[0] == "mine" and entry[1]["message"] == "to the cloud" and entry[1]["PandaJobID"] == str(job)

@@ -14,6 +14,7 @@ from pilot.payload.realtime.follow import Follower
 from pilot.payload.realtime.plan import Plan
 from pilot.payload.realtime.records import Record, make_record
 from pilot.payload.realtime.sinks import Sink, SinkError, make_sink
+from pilot.util.logowner import owners
 from pilot.util.redact import redact
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class Stream:
 
     def _run(self) -> None:
         sink: Optional[Sink] = None
+        owners.work_for(self.plan.job_id)  # what is said here belongs into this job's log
         try:
             sink = make_sink(self.plan)
             logger.info("job %s: real-time logging of %s to %s", self.plan.job_id,

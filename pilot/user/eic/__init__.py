@@ -1,10 +1,12 @@
-"""EIC: as generic, on the container platform that the site's environment names."""
+"""EIC: as generic, in ALRB's containers, on the platform that the site's environment names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from pilot.info.job import Job
+from pilot.info.payloadtask import PayloadCommand, PayloadTask
+from pilot.user.alrbpayload import alrb_contain
 from pilot.user.generic import GenericExperiment
 
 
@@ -18,6 +20,10 @@ class EicExperiment(GenericExperiment):
         super().complete_job(job, environ)
         if not job.alrbuserplatform and job.imagename in ("", "NULL"):
             job.alrbuserplatform = environ.get("ALRB_USER_PLATFORM", "")
+
+    def contain(self, task: PayloadTask, command: PayloadCommand) -> PayloadCommand:
+        """ALRB starts the container: the platform is a name that ALRB knows."""
+        return alrb_contain(task, command)
 
 
 EXPERIMENT = EicExperiment

@@ -52,6 +52,9 @@ SCRIPT = """
 import json, logging, os, sys
 from pilot.common.errorcodes import ErrorCodes
 from pilot.util import auxiliary
+from pilot.info import FileSpec, InfoService, JobData, JobInfoProvider, QueueData, StorageData, infosys
+from pilot.common.exception import PilotException
+import pilot.api.data
 third_party = sorted(name for name in ("requests", "psutil", "yaml", "urllib3") if name in sys.modules)
 print(json.dumps({
     "table": len(ErrorCodes._error_messages), "dictionary": len(auxiliary.get_error_code_translation_dictionary()),
