@@ -6,7 +6,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 checkout=$(dirname "$here")
 packages="xrootd-server xrootd-server-plugins xrootd-client xrootd-client-plugins python3-xrootd
     gfal2 gfal2-plugin-file gfal2-plugin-http gfal2-plugin-xrootd python3-gfal2 python3-gfal2-util gfal2-util-scripts
-    davix voms-clients postgresql-15 openssl bubblewrap gdb python3-psutil python3-requests python3-yaml"
+    davix voms-clients postgresql-15 openssl bubblewrap podman runc gdb python3-psutil python3-requests python3-yaml"
 
 installed() {
     # shellcheck disable=SC2086
@@ -29,7 +29,7 @@ install_packages() {
         chmod 755 "$policy"
     fi
     # shellcheck disable=SC2086
-    "$here/system_package.sh" "command -v xrootd && command -v gfal-copy && command -v voms-proxy-fake && command -v bwrap && command -v gdb \
+    "$here/system_package.sh" "command -v xrootd && command -v gfal-copy && command -v voms-proxy-fake && command -v bwrap && command -v podman && command -v gdb \
         && /usr/bin/python3 -c 'import gfal2, XRootD, psutil, requests, yaml' && ls /usr/lib/postgresql/*/bin/initdb" $packages
 }
 

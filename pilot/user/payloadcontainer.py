@@ -89,7 +89,9 @@ def contain(task: PayloadTask, command: PayloadCommand) -> PayloadCommand:
     image = find_image(task, runtime)
     options = task.queue.container_options.strip()
     _words(task, options)
-    inner = shlex.quote(f"cd {_workdir(task)};pwd;{command.line}")
+    # podman's shell is process 1, and so would be what it executes in its place: that gets no signals from itself
+    last = "\nexit $?" if runtime == "podman" else ""
+    inner = shlex.quote(f"cd {_workdir(task)};pwd;{command.line}{last}")
     start = f"export workdir={shlex.quote(str(task.workdir))}; "
     build = _podman if runtime == "podman" else _apptainer
     line = f"{start}{build(task, command, runtime, options, image)} /bin/bash -c {inner}"
@@ -207,7 +209,7 @@ def _podman(task: PayloadTask, command: PayloadCommand, runtime: str, options: s
              *(shlex.quote(f"{path}:{path}:ro") for path in _extra(task))]
     names = {*task.environ, *command.environ, "workdir"}
     passed = sorted(name for name in names if name.isidentifier() and not name.startswith(_OF_THE_HOST))
-    parts = [runtime, "run", "--rm", "--network=host", "--security-opt", "label=disable",
+    parts = [runtime, "run", "--rm", "--network=host", "--ipc=host", "--security-opt", "label=disable",
              *([] if os.getuid() == 0 else ["--userns=keep-id"]),
              *(word for bind in binds for word in ("-v", bind)), "--workdir", "${workdir}",
              *(word for name in passed for word in ("--env", name)), options,
