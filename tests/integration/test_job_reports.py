@@ -85,6 +85,19 @@ def test_a_production_job_reports_all_that_its_report_says(farm: Farm) -> None:
     assert json.loads(members["jobReport.json.original"]) == content
 
 
+@pytest.mark.parametrize(("content", "code"), [
+    (report({"name": "a", "file_guid": G1, "nentries": 3}), 0), (report({"name": "b"}), 1165), (None, 1187),
+])
+def test_the_atlas_plug_in_itself(farm: Farm, content: Any, code: int) -> None:
+    job = farm.submit_job("echo > a\n" + (leave(farm, content) if content else ""), outputs=["a"], swRelease="NULL",
+                          homepackage="AtlasProduction")
+    ended_well(farm.run_pilot("--pilot-user", "ATLAS"))
+    final = farm.final(job)
+    assert int(final["pilotErrorCode"]) == code, final["pilotErrorDiag"]
+    if not code:
+        assert report_of(final)["a"]["guid"] == G1 and "nEvents=3" in final["jobMetrics"]
+
+
 @pytest.mark.parametrize(("files", "optional", "code", "stored"), [
     ([{"name": "a", "nentries": 3}, {"name": "b", "nentries": 4}], "", 0, ["a", "b"]),
     ([{"name": "a"}], "", 1165, []),
@@ -186,6 +199,33 @@ def test_production_without_a_usable_report(farm: Farm, payload: str, code: int,
     final = farm.final(job)
     assert (final["state"], int(final["pilotErrorCode"])) == ("failed", code), final["pilotErrorDiag"]
     assert words in final["pilotErrorDiag"]
+
+
+FORMS = {
+    "NaN": '{"exitCode": NaN, "resource": {"transform": {"processedEvents": Infinity}}, "x": ['
+           + "NaN, " * 10_000 + "1e999]}",
+    "deep": '{"exitCode": 0, "x": ' + "[" * 50_000 + "]" * 50_000 + "}",
+    "types": '{"exitCode": [], "executor": 7, "files": {"output": [[[{}]]]}, "resource": ["x"], "exitMsg": {}}',
+    "cut": '{"exitCode": 0, "files": {"output": [{"subFiles": [{"name": "a", "file_gu',
+    "list": "[1, 2]", "empty": "", "html": "<html>no</html>",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["generic", "analysis"])
+def test_the_form_of_a_report_fails_no_job(farm: Farm, web: str, kind: str, form: str) -> None:
+    payload = "echo > a\n" + leave(farm, FORMS[form])
+    if kind == "generic":
+        job = farm.submit_job(payload, outputs=["a"])
+        ended_well(farm.run_pilot())
+    else:
+        job = submit_analysis(farm, web, payload, outputs=["a"])
+        run(farm, "-g", web)
+    final = farm.final(job)
+    assert final["state"] == "finished", final["pilotErrorDiag"]
+    assert "a" in report_of(final)
+    if kind == "analysis":  # what is sent is JSON that everybody reads
+        json.loads(final["metaData"], parse_constant=lambda name: pytest.fail(name))
 
 
 def test_what_old_releases_leave_stands_in(farm: Farm) -> None:
