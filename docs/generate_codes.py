@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from provoked_codes import NEVER, PROVOKED
 
 from pilot.common.errorcodes import ERROR_TABLE, SIGNAL_CODES, error_code_translation_dictionary, message_of
 
@@ -32,6 +38,23 @@ behind it what happened, where, and which limit. When a job has several errors, 
 reported, the older one when ranks are equal; the log lists all. A stage-out error of a payload that succeeded counts as
 rank 7.
 
+The reported text ends with whose turn it is, the advice for another attempt, and the codes of the other errors, as far
+as 256 characters allow: `Failed to execute payload: exit code 139 (SIGSEGV) ... [user; retry: never; also 1355]`. The
+table has the usual values; what the pilot has seen may say more (`with 500 MB more`, the site, not the user). The
+evidence (which rule of `pilot/payload/rules`, file and line, a counter before and after) is in the log, in the
+PilotDB (`--status`, `--report`), and in `pilot_errors.json` of the job's log archive.
+
+| who | |
+|---|---|
+| user | who has submitted the job |
+| site | administrators of the queue: nodes, set-up, network |
+| storage | administrators of storage or catalogue |
+| release | makers of the experiment's software |
+| pilot | makers of the pilot |
+| nobody | the job was ended on purpose |
+
+1387 and 1388 are codes of this pilot; existing ones do not have them.
+
 """
 
 _SIGNALS_INTRODUCTION = """# Signals
@@ -58,15 +81,22 @@ def exit_codes_page() -> str:
 
 
 def error_codes_page() -> str:
-    """Return the page of the error codes: ranks, then codes."""
+    """Return the page of the error codes: ranks, then codes, then why some cannot occur."""
     ranks = "".join(f"| {rank} | {text} |\n" for rank, text in _RANKS.items())
     translations = _translations()
-    lines = []
+    lines, never = [], []
     for entry in sorted(ERROR_TABLE.values()):
         shell = translations[entry.code][0] if entry.code in translations else ""
-        lines.append(f"| {entry.code} | `{entry.name}` | {entry.text} | {entry.rank} | {shell} |")
-    head = "\n## Codes\n\n| code | name | text | rank | exit code |\n|---|---|---|---|---|\n"
-    return f"{_ERROR_INTRODUCTION}## Ranks\n\n| rank | about |\n|---|---|\n{ranks}{head}" + "\n".join(lines) + "\n"
+        test = f"`{PROVOKED[entry.code]}`" if entry.code in PROVOKED else "does not occur, see below"
+        lines.append(f"| {entry.code} | `{entry.name}` | {entry.text} | {entry.rank} | {shell} | {entry.who} "
+                     f"| {entry.retry} | {test} |")
+        if entry.code in NEVER:
+            never.append(f"| {entry.code} | {NEVER[entry.code]} |")
+    head = ("\n## Codes\n\n| code | name | text | rank | exit code | who must act | retry | provoked by the test |\n"
+            "|---|---|---|---|---|---|---|---|\n")
+    last = "\n\n## Codes that do not occur\n\n| code | why |\n|---|---|\n"
+    return (f"{_ERROR_INTRODUCTION}## Ranks\n\n| rank | about |\n|---|---|\n{ranks}{head}" + "\n".join(lines)
+            + last + "\n".join(never) + "\n")
 
 
 def signals_page() -> str:

@@ -103,9 +103,10 @@ def test_diagram_has_every_stage_and_every_regular_event():
 
 
 def test_pages_of_codes_have_every_code():
-    errors = {row[0]: row for row in rows_of(generate_codes.error_codes_page()) if len(row) == 5}
+    errors = {row[0]: row for row in rows_of(generate_codes.error_codes_page()) if len(row) == 8}
     assert set(errors) == {str(code) for code in ERROR_TABLE}
     assert errors["1305"][1:4] == ["`PAYLOADEXECUTIONFAILURE`", "Failed to execute payload", "8"]
+    assert errors["1305"][5:] == ["user", "never", "`test_behaviour`"]
     ranks = {row[0] for row in rows_of(generate_codes.error_codes_page()) if len(row) == 2}
     assert ranks >= {str(entry.rank) for entry in ERROR_TABLE.values()}
     exits = {(row[0], row[1]) for row in rows_of(generate_codes.exit_codes_page())}
