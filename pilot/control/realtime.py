@@ -50,6 +50,7 @@ class RealtimeLogs:
         self._jobs: dict[str, Job] = {}
         """Jobs whose payload runs."""
         self._debug: dict[str, _Debug] = {}
+        self._secrets: dict[str, str] = {}
         self._streams: dict[str, Stream] = {}
         self._ending: list[Stream] = []
 
@@ -71,6 +72,7 @@ class RealtimeLogs:
     def job_gone(self, job_id: str) -> None:
         """The job's final report is written."""
         self._debug.pop(job_id, None)
+        self._secrets.pop(job_id, None)
         self._end(job_id)
 
     @_harmless
@@ -85,8 +87,8 @@ class RealtimeLogs:
     @_harmless
     def secrets_came(self, job: Job, text: str) -> None:
         """The server has sent ``pilotSecrets`` with an answer: credentials for a log server."""
-        if text not in ("", "{}", job.pilotsecrets):
-            job.pilotsecrets = text
+        if text not in ("", "{}", self._secrets.get(job.jobid, job.pilotsecrets)):
+            self._secrets[job.jobid] = text
             if job.jobid in self._jobs:
                 self._end(job.jobid)
                 self._begin(job)
@@ -105,7 +107,8 @@ class RealtimeLogs:
     # --- streams ------------------------------------------------------------------------------------------------------
 
     def _begin(self, job: Job) -> None:
-        ctx, flags = self._ctx, self._ctx.info.queue_for(job).flags
+        ctx = self._ctx
+        flags = ctx.queue.flags  # not with what the job overwrites: it must not have files of the node sent anywhere
         debug = self._debug.get(job.jobid, _Debug(job.debug, job.debug_command))
         if not (ctx.options.use_realtime_logging or flags.realtime_logfile or debug.on):
             return
@@ -116,7 +119,7 @@ class RealtimeLogs:
             options=ctx.options, settings=ctx.settings, environ=ctx.environ, catchall=flags,
             server=ctx.experiment.realtime_server, tls=ctx.experiment.realtime_tls, verify=ctx.verify_tls(),
             pilot_log=job_log_path(job.jobid) or ctx.home / ctx.settings.pilot.pilotlog, debug=debug.on,
-            debug_command=debug.command)
+            debug_command=debug.command, secrets=self._secrets.get(job.jobid, ""))
         try:
             plan = make_plan(job, here)
         except ValueError as exc:

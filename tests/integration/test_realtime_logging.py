@@ -101,6 +101,14 @@ def test_a_payload_cannot_have_other_files_sent(farm: Farm, server: HttpLog, how
     assert server.messages() == []
 
 
+def test_a_job_cannot_turn_it_on_or_name_a_server(farm: Farm, server: HttpLog) -> None:
+    wish = json.dumps({"catchall": f"loggingfile=payload.stdout,logging=logstash;http://127.0.0.1:{server.port}"})
+    job = farm.submit_job("echo a line", jobPars=f"--overwriteQueueData={wish.replace(' ', '')}")
+    ended_well(farm.run_pilot(settings=PLAIN))
+    assert farm.final(job)["state"] == "finished"
+    assert server.attempts.all() == []
+
+
 def test_tls_is_verified_and_the_jobs_credentials_are_used_and_hidden(farm: Farm, tmp_path: Path) -> None:
     pem, authority = make_pki(tmp_path)
     server = HttpLog(tls=pem)

@@ -8,6 +8,7 @@ from typing import Callable, Optional
 
 from pilot.payload.textfiles import open_regular, printable
 from pilot.util.redact import MASK, redact
+from pilot.util.safepath import is_inside
 
 LINE_LIMIT = 16 << 10
 """Bytes of a line; the rest of a longer one is left out."""
@@ -21,8 +22,9 @@ _KEY_LINES = 200
 class Follower:
     """Reads what was appended since the last look; one stat per look while nothing changes."""
 
-    def __init__(self, find: Callable[[], Optional[Path]]) -> None:
+    def __init__(self, find: Callable[[], Optional[Path]], root: Optional[Path] = None) -> None:
         self._find = find
+        self._root = root
         self._path: Optional[Path] = None
         self._handle = -1
         self._identity = (0, 0)
@@ -59,7 +61,7 @@ class Follower:
             return
         if (there.st_dev, there.st_ino) != self._identity:
             self._size = _size_of(self._handle)
-            self._next = open_regular(self._path)
+            self._next = self._opened(self._path)
         else:
             if there.st_size < self._offset:
                 self.lost += self.unread
@@ -97,10 +99,19 @@ class Follower:
 
     def _open(self) -> None:
         assert self._path is not None
-        handle = open_regular(self._path)  # no link, no FIFO: the file of a payload may be anything
+        handle = self._opened(self._path)
         if handle is not None:
             self._take(handle)
             self._limit_lag()
+
+    def _opened(self, path: Path) -> Optional[int]:
+        """Open it: no link, no FIFO; what is open then, whatever the path meant a moment ago, lies below the root."""
+        handle = open_regular(path)
+        if handle is not None and self._root is not None and not is_inside(
+                self._root, Path(os.readlink(f"/proc/self/fd/{handle}"))):
+            os.close(handle)
+            return None
+        return handle
 
     def _take(self, handle: int) -> None:
         there = os.fstat(handle)

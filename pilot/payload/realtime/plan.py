@@ -26,6 +26,7 @@ DEFAULT_NAME = "pilot-log"
 SEARCH_SECONDS = 300.0
 """So long a file that an operator asked for by ``tail`` is looked for."""
 _SECRET = re.compile(r"proxy|x509|token|secret|credential|password|\.pem$|\.key$|id_rsa|id_ed25519", re.IGNORECASE)
+_REDIRECTED = "tmp.stdout*"
 _ENTRIES = 20_000
 """Files of the job's directory that one search looks at."""
 
@@ -36,6 +37,8 @@ class LogFile:
 
     name: str
     find: Callable[[], Optional[Path]] = field(repr=False)
+    root: Optional[Path] = None
+    """Directory that the file must not be outside of; None for what the site has named."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Circumstances:
     pilot_log: Path
     debug: bool = False
     debug_command: str = ""
+    secrets: str = field(repr=False, default="")
+    """``pilotSecrets`` that came later than the job."""
 
 
 def is_wanted(job: Job, here: Circumstances) -> bool:
@@ -90,7 +95,7 @@ def is_wanted(job: Job, here: Circumstances) -> bool:
         return True
     command = here.debug_command.split()
     return here.debug and (not command or command[0] in ("debug", "tail")) and bool(
-        here.catchall.realtime_logging or _login(job.pilotsecrets)[0])
+        here.catchall.realtime_logging or _login(job, here)[0])
 
 
 def make_plan(job: Job, here: Circumstances) -> Optional[Plan]:
@@ -112,7 +117,7 @@ def make_plan(job: Job, here: Circumstances) -> Optional[Plan]:
     tls, verify = bool(pilot.ssl_enable), bool(pilot.ssl_verify)
     if here.tls is not None and origin == _EXPERIMENT:
         tls, verify = here.tls
-    login, password = _login(job.pilotsecrets)
+    login, password = _login(job, here)
     files = log_files(job, here)
     return Plan(
         job.jobid, server, here.options.realtime_logname or DEFAULT_NAME, files, _fields(job, here.environ), tls,
@@ -141,8 +146,9 @@ def _fields(job: Job, environ: Mapping[str, str]) -> dict[str, str]:
     return {**known, **{name: value for name, value in optional.items() if value}}
 
 
-def _login(secrets: str) -> tuple[str, str]:
+def _login(job: Job, here: Circumstances) -> tuple[str, str]:
     """Return login and password for logstash out of ``pilotSecrets``; they are masked in every log from here on."""
+    secrets = here.secrets or job.pilotsecrets
     try:
         found = json.loads(secrets) if secrets else {}
     except (ValueError, RecursionError):
@@ -169,9 +175,11 @@ def log_files(job: Job, here: Circumstances) -> list[LogFile]:
         names = [name for name in (environ.get("REALTIME_LOGFILE", ""), here.catchall.realtime_logfile) if name][:1]
     if names:
         return [_named(job.workdir, name, here) for name in names]
+    found: list[LogFile] = []
     if job.is_analysis:
-        return [LogFile("tmp.stdout*", lambda: newest(job.workdir, "tmp.stdout*", depth=1))]
-    return [_named(job.workdir, here.settings.payload.payloadstdout, here)]
+        # what runGen and runAthena redirect; transforms of other experiments have no such file
+        found.append(LogFile(_REDIRECTED, lambda: newest(job.workdir, _REDIRECTED, depth=1), job.workdir))
+    return [*found, _named(job.workdir, here.settings.payload.payloadstdout, here)]
 
 
 def _named(workdir: Path, name: str, here: Circumstances) -> LogFile:
@@ -179,10 +187,12 @@ def _named(workdir: Path, name: str, here: Circumstances) -> LogFile:
     if name == here.settings.pilot.pilotlog:
         return LogFile(name, lambda: here.pilot_log)  # in the job's directory there is a link to it
     path = Path(os.path.expandvars(name))
+    if _SECRET.search(path.name):
+        return LogFile(name, lambda: None)
     if path.is_absolute():
         return LogFile(name, lambda: path)
     inside = workdir / path
-    return LogFile(name, lambda: inside if is_inside(workdir, inside) and not _SECRET.search(inside.name) else None)
+    return LogFile(name, lambda: inside if is_inside(workdir, inside) else None, workdir)
 
 
 def _searched(workdir: Path, pattern: str) -> LogFile:
@@ -192,7 +202,7 @@ def _searched(workdir: Path, pattern: str) -> LogFile:
     def find() -> Optional[Path]:
         return newest(workdir, pattern) if time.monotonic() < limit else None
 
-    return LogFile(pattern, find)
+    return LogFile(pattern, find, workdir)
 
 
 def newest(workdir: Path, pattern: str, *, depth: int = 20) -> Optional[Path]:

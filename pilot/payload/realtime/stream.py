@@ -39,7 +39,7 @@ class Stream:
         self.sent = 0
         self.dropped = 0
         """Lines that were read and will never be sent."""
-        self._followers = [Follower(file.find) for file in plan.files]
+        self._followers = [Follower(file.find, file.root) for file in plan.files]
         self._queue: deque[Record] = deque()
         self._bytes = 0
         self._wake = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pilot.info.catchall import CatchAll
 from pilot.info.job import Job
 from pilot.options import Options
 from pilot.payload.realtime.fluent import pack
+from pilot.payload.realtime.follow import Follower
 from pilot.payload.realtime.plan import Circumstances, make_plan
 from pilot.payload.realtime.records import make_record
 from pilot.settings import default_settings
@@ -97,6 +99,32 @@ def test_analysis_jobs_write_tmp_stdout(job: Job) -> None:
     assert plan is not None and plan.files[0].find() is None
     (job.workdir / "tmp.stdout.1234").write_text("x")
     assert plan.files[0].find() == job.workdir / "tmp.stdout.1234"
+    assert plan.files[1].name == "payload.stdout"
+
+
+def test_a_file_that_is_not_below_its_root_is_not_read(tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "job"
+    outside.mkdir()
+    root.mkdir()
+    (outside / "a.log").write_text("private\n")
+    (root / "sub").symlink_to(outside)  # as if it was put there after the look at the path
+    follower = Follower(lambda: root / "sub" / "a.log", root)
+    follower.look()
+    assert follower.lines(at_end=True) == []
+
+
+def test_the_sites_own_paths_are_taken_but_for_secrets(job: Job) -> None:
+    plan = make_plan(job, here("loggingfile=/var/log/site.log"))
+    assert plan is not None and plan.files[0].find() == Path("/var/log/site.log")
+    plan = make_plan(job, here("loggingfile=/tmp/x509up_u500"))
+    assert plan is not None and plan.files[0].find() is None
+
+
+def test_credentials_that_come_later_win(job: Job) -> None:
+    job.pilotsecrets = SECRETS
+    later = '{"logstash_login": "x", "logstash_password": "newer-word"}'
+    plan = make_plan(job, replace(here(debug=True), secrets=later))
+    assert plan is not None and plan.password == "newer-word"
 
 
 @pytest.mark.parametrize("name", ["x509up_u0", "panda_secrets.json", "../outside.log", "my.key"])
