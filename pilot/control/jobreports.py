@@ -82,7 +82,7 @@ def use_report(ctx: PilotContext, job: Job, taken: TakenReport) -> None:
     xml, problem = _metadata_xml(ctx, job, policy)
     if policy.old_files and not job.nevents:
         job.nevents = xml.nevents if xml is not None else 0
-        if not job.nevents and not problem:
+        if not job.nevents:
             job.nevents, job.neventsw = events_of_summary(job.workdir)
     data = job.report
     if data is not None:
@@ -92,7 +92,7 @@ def use_report(ctx: PilotContext, job: Job, taken: TakenReport) -> None:
     job.metadata = _with_nodes(ctx, ctx.experiment.metadata(job, _metadata(ctx, job, taken, xml)))
     if job.exit_code != 0 or job.errors:
         return
-    if problem:
+    if problem and data is None:  # beside a report it is only counted from: not to know a number fails nothing
         add_error(ctx, job, 1247, problem)
     elif policy.required and data is None and xml is None:
         names = ctx.settings.payload

@@ -243,6 +243,13 @@ def test_what_old_releases_leave_stands_in(farm: Farm) -> None:
     assert "nEventsW=11" in final["jobMetrics"]
 
 
+def test_bad_xml_beside_a_good_report_costs_the_events_only(farm: Farm) -> None:
+    job = farm.submit_job("echo > a; echo '<File' > metadata.xml\n" + leave(farm, report({"name": "a"})), outputs=["a"])
+    run(farm)
+    final = farm.final(job)
+    assert (final["state"], final["nEvents"]) == ("finished", None)
+
+
 def test_a_report_of_another_attempt_is_not_taken(farm: Farm) -> None:
     stale = json.dumps(report({"name": "a", "file_guid": G2}, exitCode=65, exitMsg="stale")).encode()
     job = farm.submit_job("echo > a", inputs={"jobReport.json": stale}, outputs=["a"])
