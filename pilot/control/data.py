@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pilot.common.errorcodes import DIAGNOSIS_LIMIT, message_of
 from pilot.common.errors import STAGE_OUT_RANK
 from pilot.common.exception import PilotException
+from pilot.control import payloadproxy
 from pilot.control.component import Component, describe
 from pilot.control.errorfile import write_error_file
 from pilot.control.lifecycle import Event
@@ -46,12 +48,13 @@ def staging_context(ctx: PilotContext, job: Job) -> StagingContext:
         job_id=str(job.jobid), attempt_nr=job.attemptnr, use_vp=job.use_vp, workdir=job.workdir, helpers=ctx.helpers,
         mv_to_final_destination=ctx.experiment.mv_to_final_destination, record=ctx.transfers.recorder(job),
         key_pair=partial(ctx.key_pairs.get, ctx.server),
-        secret_files=(ctx.settings.pilot.pandasecrets, *ctx.secret_files()),
+        secret_files=(ctx.settings.pilot.pandasecrets, *ctx.secret_files(), *map(str, job.secret_paths)),
         middleware=ctx.experiment.middleware_command,
         redundant_patterns=_redundant_patterns(ctx, job), own_log=job_log_path(job.jobid),
         payload_logs=(payload.payloadstdout, payload.payloadstderr),
         # of two jobs the pilot's own environment names the one that came last
-        environ=dict(os.environ, PANDAID=job.jobid, PanDA_TaskID=job.taskid, **job.variables))
+        environ={**os.environ, "PANDAID": job.jobid, "PanDA_TaskID": job.taskid, **job.variables,
+                 **payloadproxy.dispatch(job)})
 
 
 def _redundant_patterns(ctx: PilotContext, job: Job) -> tuple[str, ...]:
@@ -141,7 +144,8 @@ class StageOutLane(Component):
         with self.ctx.helpers.session():  # outputs and log share the helper processes
             outputs_left = self._outputs(job, context) if message.outputs else True
             job.timing.stop("stageout")
-            log_left = self._log(job, context)  # a span of its own; the report adds it to the stage-out
+            # a span of its own; the report adds it to the stage-out
+            log_left = self._log(job, self._without_payload_proxy(job, context))
         self.say("idle")
         self.ctx.road.happened(job, Event.STAGED_OUT if outputs_left and log_left else Event.STAGEOUT_FAILED)
 
@@ -152,12 +156,21 @@ class StageOutLane(Component):
             add_error(self.ctx, message.job, *describe(exc))
             self.ctx.road.happened(message.job, Event.STAGEOUT_FAILED)
 
+    def _without_payload_proxy(self, job: Job, context: StagingContext) -> StagingContext:
+        """The log is the pilot's: it travels with the pilot's proxy, and the payload's has done its work."""
+        if job.payload_proxy is None:
+            return context
+        payloadproxy.forget(job, [job.payload_proxy])
+        environ = {name: value for name, value in context.environ.items() if name != "X509_UNIFIED_DISPATCH"}
+        return replace(context, environ=environ)
+
     def _outputs(self, job: Job, context: StagingContext) -> bool:
         self.say(f"job {job.jobid}: {len(job.outdata)} outputs")
         try:
             job.cancel.check()
             prepare_outputs(job, context)
             if job.outdata:
+                payloadproxy.renew(job)
                 stage_out(job, job.outdata, context, job.cancel, log=False)
         except CancelledError as exc:
             add_error(self.ctx, job, exc.code, f"stage-out was broken off: {exc.detail}")

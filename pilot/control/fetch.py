@@ -154,9 +154,12 @@ class JobFetcher(Component):
         if not told and not os.access(self.ctx.home, os.W_OK | os.X_OK):
             raise MKDirFailure(f"the work directory {self.ctx.home} is not writable: no job can run here")
         if self.ctx.options.verify_proxy:
-            code, text = self.ctx.experiment.verify_proxy(at_start=True)
+            proxy = self.ctx.credentials.proxy() if self.ctx.credentials is not None else ""
+            code, text = self.ctx.experiment.verify_proxy(proxy, at_start=True)
             if code:
-                raise PilotException(text, code=code)
+                raise PilotException(f"{text}; -t switches this check off", code=code)
+            if text:
+                logger.warning("proxy: %s", text)
         if not told:
             from pilot.util.space import free_space
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from pilot.common.exception import PilotException
-from pilot.control import ahead
+from pilot.control import ahead, payloadproxy
 from pilot.control.component import Component, describe
 from pilot.control.data import add_error
 from pilot.control.lifecycle import Event, Stage
@@ -202,7 +202,7 @@ class JobComponent(Component):
             add_error(self.ctx, job, code, text)
             good = False
         if good:
-            good = self._store_secrets(job)
+            good = self._store_secrets(job) and self._provide_proxy(job)
         if good and not job.cancel.cancelled:
             os.environ["SERVER_UPDATE"] = "RUNNING"
             self.ctx.reporter.post(job.jobid, heartbeat_message(self.ctx, job, "starting"), final=False)
@@ -288,10 +288,21 @@ class JobComponent(Component):
         path = job.workdir / self.ctx.settings.pilot.pandasecrets
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            job.secret_paths.append(path)
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
                 stream.write(job.secrets)
         except OSError as exc:
             add_error(self.ctx, job, 1303, f"the job's secrets could not be written to {path}: {exc.strerror}")
+            return False
+        return True
+
+    def _provide_proxy(self, job: Job) -> bool:
+        try:
+            payloadproxy.provide(self.ctx, job)
+        except CancelledError:  # why is in the error list already; the next stage ends the job
+            return True
+        except PilotException as exc:
+            add_error(self.ctx, job, *describe(exc))
             return False
         return True
 
@@ -346,6 +357,7 @@ class JobComponent(Component):
 
     def _clean(self, job: Job) -> None:
         self.say(f"job {job.jobid}: clean-up")
+        payloadproxy.forget(job)
         keep = not self.ctx.options.cleanup or job.keep_workdir
         if keep:
             logger.info("job directory %s is kept", job.workdir)

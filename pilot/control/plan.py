@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Optional
 
 from pilot.common.exception import FileHandlingFailure
+from pilot.control import payloadproxy
 from pilot.control.component import describe
 from pilot.info.images import unpacked_directory
 from pilot.info.job import Job
@@ -105,6 +106,8 @@ def payload_task(ctx: PilotContext, job: Job, parameters: str) -> PayloadTask:
     own, queue = _environment(), ctx.info.queue_for(job)
     environ = build_environment(job, own, {
         **unpacked_directory(queue, own), **job.variables, **ctx.experiment.payload_environment(job)})
+    payloadproxy.renew(job)
+    environ.update(payloadproxy.environment(job))
     bases = allowed_bases(ctx.options.baseurls, ctx.environ, ctx.experiment.transform_base_urls)
     timeout = float(ctx.settings.pilot.http_maxtime)
 

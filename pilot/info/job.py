@@ -155,6 +155,15 @@ class Job:
     """A file of it was moved, or tried to be."""
     keep_workdir: bool = False
     """True once the server said ``nocleanup``."""
+    needs_payload_proxy: bool = False
+    """The payload must not run with the pilot's proxy."""
+    payload_proxy: Optional[Path] = None
+    """File with the payload's own proxy."""
+    payload_proxy_text: str = field(default="", repr=False)
+    dispatches_proxy: bool = False
+    """Outputs are written, and remote files opened, with the payload's proxy, too (unified queues)."""
+    secret_paths: list[Path] = field(default_factory=list)
+    """Files with secrets that the pilot has written for this job, to be removed at its end."""
     keep_core: bool = False
     """gdb has written a core file on request: the log archive takes it along."""
     batch_id: str = ""

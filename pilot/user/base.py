@@ -58,12 +58,22 @@ class Experiment:
         """Called once before the first job; (pilot error code, text), code 0 = all is well."""
         return 0, ""
 
-    def verify_proxy(self, *, at_start: bool) -> tuple[int, str]:
-        """Called before each getJob unless ``-t`` was given; (pilot error code, text), code 0 = valid.
+    def verify_proxy(self, proxy: str, *, at_start: bool) -> tuple[int, str]:
+        """Called before each getJob unless ``-t`` was given (``at_start``), and for a payload's proxy that was fetched.
 
-        The default accepts everything: experiments without grid proxies are the rule outside of the LHC.
+        ``proxy`` is the path of the file, '' when there is none. Returns (pilot error code, text), code 0 = valid; a
+        text beside code 0 goes into the log. The default accepts everything: experiments without grid proxies are the
+        rule outside of the LHC.
         """
         return 0, ""
+
+    def payload_proxy_role(self, job: Job) -> tuple[str, str]:
+        """Called in validation of user jobs that must not run with the pilot's proxy: (role, DN) of the proxy that the
+        server is asked for; an empty DN is left out.
+
+        The default is an empty role: payloads have the environment's proxy, none is fetched.
+        """
+        return "", ""
 
     def allow_timefloor(self, submit_mode: str) -> bool:
         """Called once at start: may it take several jobs (``timefloor``)? ``submit_mode`` is ``pull`` or ``push``."""

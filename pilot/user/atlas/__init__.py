@@ -85,6 +85,19 @@ class Atlas(Experiment):
         """ALRB sets the middleware up."""
         return alrb_middleware_command(task)
 
+    def verify_proxy(self, proxy: str, *, at_start: bool) -> tuple[int, str]:
+        """VOMS attributes, and 72 h before a job is asked for."""
+        from pilot.user.atlas.proxy import verify_proxy
+
+        return verify_proxy(proxy, at_start=at_start)
+
+    def payload_proxy_role(self, job: Job) -> tuple[str, str]:
+        """The user role."""
+        from pilot.user.atlas.proxy import get_voms_role, getproxy_dictionary
+
+        wanted = getproxy_dictionary(get_voms_role("user"))
+        return wanted["role"], wanted.get("dn", "")
+
     def contain(self, task: PayloadTask, command: PayloadCommand) -> PayloadCommand:
         """ALRB starts the container."""
         return alrb_contain(task, command)

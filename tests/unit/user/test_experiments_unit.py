@@ -139,7 +139,7 @@ def test_values_that_do_not_fit(value: object, wanted: str) -> None:
 def test_defaults_of_the_interface_fit_it() -> None:
     plugin = guard(Experiment())
     assert plugin.sanity_check() == (0, "")
-    assert plugin.verify_proxy(at_start=True) == (0, "")
+    assert plugin.verify_proxy("", at_start=True) == (0, "")
     assert plugin.pilot_id("", "1") == "unknown"
     assert plugin.complete_job(Job(jobid="1"), {}) is None  # type: ignore[func-returns-value]
 
