@@ -75,7 +75,9 @@ def parse_proxy(content: bytes) -> ProxyFacts:
         certificates = [b64decode(b"".join(body.split()), validate=True) for body in _CERTIFICATE.findall(content)]
         if not certificates:
             raise ProxyUnreadable("no certificate in it")
-        spans, voms_ends, attributes = [], None, ()
+        spans: list[tuple[float, float]] = []
+        voms_ends: Optional[float] = None
+        attributes: tuple[str, ...] = ()
         for raw in certificates:
             begin, end, extension = _certificate(raw)
             spans.append((begin, end))

@@ -129,13 +129,14 @@ def _begin_ending(ctx: PilotContext) -> None:
 
 def _give_up(ctx: PilotContext) -> None:
     """The deadline is here and a job is still on the road: report it without log and outputs."""
-    from pilot.workflow.leftovers import report_abandoned
+    from pilot.workflow.leftovers import remove_secrets, report_abandoned
 
     reason = ctx.shutdown.reason
     assert reason is not None
     logger.critical("the deadline after the signal is near: what is still on the road is reported as it is")
     text = f"the pilot received {reason.text} and could not end the job in time"
     report_abandoned(ctx.store, "", code=reason.code, text=text, post=partial(ctx.reporter.post, final=True))
+    remove_secrets(ctx.store, "", ctx.settings.pilot.pandasecrets)
     ctx.reporter.hurry()
 
 

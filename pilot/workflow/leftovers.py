@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Callable, Optional
 
 from pilot.common.errorcodes import message_of
 from pilot.common.errors import ErrorList
+from pilot.control.payloadproxy import remove_abandoned
 from pilot.panda.answers import Verdict
 from pilot.panda.messages import local_time, server_time
 from pilot.panda.server import PandaServer
@@ -113,6 +114,23 @@ def report_abandoned(store: PilotDB, own_token: str, text: str = KILLED_TEXT, co
     return done
 
 
+def remove_secrets(store: PilotDB, own_token: str, secrets_name: str) -> None:
+    """Remove users' secrets and payload proxies that are left in the directories of a dead pilot's jobs.
+
+    Args:
+        store: the database, owned by this process.
+        own_token: this pilot's own jobs are left alone; '' leaves none alone.
+        secrets_name: file name of users' secrets (setting ``pilot.pandasecrets``).
+    """
+    for row in store.jobs():
+        if row.token == own_token:
+            continue
+        removed = remove_abandoned(row.workdir, secrets_name)
+        if removed:
+            logger.warning("job %s: removed %d file(s) with secrets that a dead pilot had left in %s", row.job_id,
+                           removed, row.workdir)
+
+
 def _abandoned_report(store: PilotDB, row: JobRow, text: str, code: int) -> Mapping[str, object]:
     """Return the final report of a job that nobody carries on, with the batch id and the names of its own pilot."""
     bare = {"jobId": int(row.job_id), "attemptNr": row.attempt}
@@ -189,6 +207,7 @@ def recover_database(path: Path, make_server: MakeServer, settings: Settings, *,
         if ended:
             logger.warning("%s: ended %d processes that a dead pilot's payload had left", path, ended)
         result.abandoned = report_abandoned(store, "")
+        remove_secrets(store, "", settings.pilot.pandasecrets)
         urls = [str(pilot["base_url"]) for pilot in store.pilots() if pilot["base_url"]]
         _deliver(store, make_server(urls[-1] if urls else ""), settings, result, patience, stop or CancelToken())
         result.left = store.unacknowledged()
@@ -236,6 +255,7 @@ def clear_own_directory(ctx: PilotContext) -> None:
     if ended:
         logger.warning("ended %d processes that a dead pilot's payload had left", ended)
     report_abandoned(ctx.store, ctx.token)
+    remove_secrets(ctx.store, ctx.token, ctx.settings.pilot.pandasecrets)
 
 
 def deliver_leftovers(ctx: PilotContext) -> None:
