@@ -34,7 +34,8 @@ def facts(certificate: float, voms: Optional[float], begins: float = -1.0, has_k
     (facts(96, -1), True, 1177), (facts(96, None), True, 1177), (facts(96, 96, begins=1), True, 1163),
     (facts(96, 96, begins=0.2), True, 0), (facts(96, 96, has_key=False), True, 1163),
     (facts(12, 12), False, 0), (facts(0.7, 0.7), False, 0), (facts(0.6, 12), False, 1373),
-    (facts(12, 0.6), False, 1370), (facts(-1, 12), False, 1373), (facts(12, -1), False, 1370), (facts(12, None), False, 1177),
+    (facts(12, 0.6), False, 1370), (facts(-1, 12), False, 1373), (facts(12, -1), False, 1370),
+    (facts(12, None), False, 1177),
 ])
 def test_hours_that_are_needed(proxy: ProxyFacts, at_start: bool, code: int) -> None:
     found, text = judge(proxy, "/tmp/proxy", at_start=at_start, now=NOW)
