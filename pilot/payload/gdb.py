@@ -225,18 +225,21 @@ def _attach(target: ProcInfo, commands: list[str], place: DebugPlace) -> Output:
         argv += ["-ex", command]
     if not procfs.same_process(target):
         raise DebugCommandRefused(f"gdb: process {target.pid} has just ended: nothing was done this time")
+    killed = True
     try:
-        return run_bounded(argv, place, place.gdb_time_limit, _KEPT)
+        output = run_bounded(argv, place, place.gdb_time_limit, _KEPT)
+        killed = output.timed_out or place.token.cancelled
+        return output
     except OSError as exc:
         raise DebugCommandRefused(f"gdb cannot be started: {exc.strerror or exc}") from exc
     finally:
-        _let_run(target)
+        _let_run(target, killed)
 
 
-def _let_run(target: ProcInfo) -> None:
-    """A gdb that was killed may leave its process stopped."""
+def _let_run(target: ProcInfo, killed: bool) -> None:
+    """A gdb that was killed may leave its process stopped, or about to stop."""
     now = procfs.read_process(target.pid)
-    if now is not None and now.start == target.start and now.state in "Tt":
+    if now is not None and now.start == target.start and (killed or now.state in "Tt"):
         try:
             os.kill(target.pid, signal.SIGCONT)
         except OSError as exc:

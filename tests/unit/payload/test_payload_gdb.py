@@ -195,7 +195,7 @@ def test_the_first_frames_stand_in_the_answer_and_all_in_the_file(job: Job) -> N
 
 def test_a_stopped_process_goes_on(job: Job) -> None:
     pid = job.pid("python")
-    job.install(f"#!/bin/bash\nkill -STOP {pid}\n")
+    job.install(f"#!/bin/bash\nkill -STOP {pid}\nuntil grep -q '^State:.T' /proc/{pid}/status; do :; done\n")
     job.run("gdb --pid %")
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=True).stdout
     assert not state.startswith("T")
