@@ -114,7 +114,7 @@ def payload_task(ctx: PilotContext, job: Job, parameters: str) -> PayloadTask:
     def load(url: str) -> bytes:
         from pilot.util.fetch import fetch
 
-        return fetch(url, timeout=timeout, verify=ctx.verify_tls())
+        return fetch(url, timeout=timeout, verify=ctx.verify_tls(), token=job.cancel)
 
     def transformation() -> str:
         return resolve_transformation(job, job.workdir, bases, load, environ=ctx.environ)

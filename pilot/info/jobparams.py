@@ -5,8 +5,7 @@ length of the text (jobPars may have 10 MB and are written by users), nothing ra
 
 Where we differ from Pilot 2/3 on purpose: the text is split and joined again by shell rules only when one of the two
 override options is really present; both options and ``--containerImage`` are found at any place and in the ``=`` form
-too; override values may be JSON. ``compat_requote=True`` brings the reference's behaviour back, its golden values
-included.
+too; override values may be JSON. ``compat_requote=True`` brings the reference's quoting back.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def rewrite_job_parameters(text: str, *, compat_requote: bool = False) -> JobPar
     overrides: dict[str, dict[str, object]] = {_QUEUE: {}, _STORAGE: {}}
     if compat_requote:
         text, kept = _protect_athenaopts(text)
-        text = _requote_like_reference(text, overrides)
+        text = _requote_like_reference(_take_overrides(text, overrides))
     else:
         kept = []
         text = _take_overrides(text, overrides)
@@ -271,27 +270,14 @@ def _quoted(text: str, words: list[Word], index: int) -> str:
     return shlex.quote(words[index].value)
 
 
-def _requote_like_reference(text: str, overrides: dict[str, dict[str, object]]) -> str:
+def _requote_like_reference(text: str) -> str:
     """Step 3 as Pilot 2/3 do it: any option at all makes the whole text be quoted anew."""
     import shlex
 
     words = split_words(text)
     if words is None or not any(word.value.startswith("-") for word in words):
         return text
-    kept: list[str] = []
-    found: dict[str, str] = {}
-    values = [word.value for word in words]
-    index = 0
-    while index < len(values):
-        word = values[index]
-        index += 1
-        if word not in overrides:
-            kept.append(shlex.quote(word))
-        elif index < len(values) and not values[index].startswith("-"):
-            found[word] = values[index]
-            index += 1
-    _evaluate(found, overrides)
-    return " ".join(kept)
+    return " ".join(shlex.quote(word.value) for word in words)
 
 
 def _protect_athenaopts(text: str) -> tuple[str, list[str]]:

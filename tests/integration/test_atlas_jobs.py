@@ -195,8 +195,8 @@ def analyse(farm: Farm, url: str, parameters: str = "-r .", **fields: Any) -> in
 def test_a_user_job(farm: Farm, transforms: TransformServer) -> None:
     job = analyse(farm, f"{transforms.url}/trf/user/runGen-00-00-02",
                   """-j "" --sourceURL https://x -p "echo%20hi" -o "{'a':'b'}\"""", coreCount=4)
-    run(farm, "-g", f"{transforms.url}/trf",
-        env={"PANDA_AUTH_TOKEN": "/t", "X509_USER_PROXY": "/no/proxy", "ATHENA_PROC_NUMBER": ""})
+    pilot = run(farm, "-g", f"{transforms.url}/trf",
+                env={"PANDA_AUTH_TOKEN": "/t", "X509_USER_PROXY": "/no/proxy", "ATHENA_PROC_NUMBER": ""})
     assert farm.final(job)["state"] == "finished", farm.final(job)
     log = log_of(farm, job)
     assert log["user_arguments.txt"].decode().splitlines() == [
@@ -206,6 +206,7 @@ def test_a_user_job(farm: Farm, transforms: TransformServer) -> None:
     assert environ["ROOT_TTREECACHE_SIZE"] == "1" and environ["X509_USER_PROXY"] == "/no/proxy"
     assert environ["STANDIN_RELEASE"] == "AtlasOffline,21.0.15,notest" and "PANDA_AUTH_TOKEN" not in environ
     assert transforms.asked == ["/trf/user/runGen-00-00-02"]
+    assert "export X509_USER_PROXY=/no/proxy;unset PANDA_AUTH_TOKEN;./runGen-00-00-02 -j '' " in pilot.log
 
 
 def test_runcontainer_starts_the_users_image_itself(farm: Farm, transforms: TransformServer) -> None:

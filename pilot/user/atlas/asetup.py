@@ -58,8 +58,12 @@ def pilot_prepares(job: Job) -> bool:
 
 
 def wants_setup(job: Job, queue: QueueData) -> bool:
-    """False without a release, and where there is no CVMFS but a container that has one (payload document 4.2)."""
-    return is_defined(job.swrelease) and (queue.is_cvmfs or not queue.container_type)
+    """False without a release, and where there is no CVMFS but a container that has one (payload document 4.2).
+
+    An entry for the middleware alone says nothing about the payload.
+    """
+    contained = "pilot" in queue.container_type or "wrapper" in queue.container_type
+    return is_defined(job.swrelease) and (queue.is_cvmfs or not contained)
 
 
 def alrb_setup(base: str) -> str:

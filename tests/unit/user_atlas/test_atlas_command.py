@@ -235,7 +235,8 @@ def test_event_service_numbers(tmp_path: Path) -> None:
 def test_without_cvmfs_but_with_a_container_there_is_no_set_up(tmp_path: Path) -> None:
     bare = line(tmp_path, PRODUCTION, queue={"is_cvmfs": False, "container_type": "apptainer:pilot"})
     assert "unset RUCIO_ACCOUNT; Sim_tf.py" in bare and "asetup" not in bare
-    assert ALRB in line(tmp_path, PRODUCTION, queue={"is_cvmfs": False, "container_type": ""})  # BOINC, some HPCs
+    for kind in ("", "container:middleware"):  # BOINC, some HPCs
+        assert ALRB in line(tmp_path, PRODUCTION, queue={"is_cvmfs": False, "container_type": kind})
 
 
 def test_semicolons_of_the_parameters_stay(tmp_path: Path) -> None:
