@@ -53,8 +53,8 @@ def staging_context(ctx: PilotContext, job: Job) -> StagingContext:
         redundant_patterns=_redundant_patterns(ctx, job), own_log=job_log_path(job.jobid),
         payload_logs=(payload.payloadstdout, payload.payloadstderr),
         # of two jobs the pilot's own environment names the one that came last
-        environ={**os.environ, "PANDAID": job.jobid, "PanDA_TaskID": job.taskid, **job.variables,
-                 **payloadproxy.dispatch(job)})
+        environ={**os.environ, "PANDAID": job.jobid, "PanDA_TaskID": job.taskid, **job.testing_versions,
+                 **job.variables, **payloadproxy.dispatch(job)})
 
 
 def _redundant_patterns(ctx: PilotContext, job: Job) -> tuple[str, ...]:

@@ -183,6 +183,12 @@ class Job:
         return any(".lib." in spec.lfn and ".log." not in spec.lfn for spec in self.outdata)
 
     @property
+    def testing_versions(self) -> dict[str, str]:
+        """Variables by which ALRB takes testing versions (``--useTestASetup``, ``--useTestXRootD``)."""
+        wanted = {"ALRB_asetupVersion": self.usetestasetup, "ALRB_xrootdVersion": self.usetestxrootd}
+        return {name: "testing" for name, flag in wanted.items() if flag}
+
+    @property
     def payload_succeeded(self) -> bool:
         """True when the payload ended with exit code 0."""
         return self.exit_code == 0

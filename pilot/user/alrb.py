@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
+from typing import Mapping
 
 from pilot.info.middleware import INSIDE, MiddlewareCommand, MiddlewareTask
 from pilot.user.containers import container_command, script_name
@@ -21,6 +22,8 @@ from pilot.user.containers import container_command, script_name
 LOCAL_SETUP = "source ${ATLAS_LOCAL_ROOT_BASE}/user/atlasLocalSetup.sh"
 FALLBACK = "el9"
 """Image when the one of the settings is not there."""
+VERSIONS = ("ALRB_asetupVersion", "ALRB_xrootdVersion", "ALRB_davixVersion", "ALRB_rucioVersion")
+"""Variables by which ALRB takes other versions than its own."""
 UNPACKED = "ALRB_CONT_UNPACKEDDIR"
 RUCIO_VERSION = "ATLAS_LOCAL_RUCIOCLIENTS_VERSION"
 
@@ -41,9 +44,15 @@ def alrb_middleware_command(task: MiddlewareTask) -> MiddlewareCommand:
 
 
 def alrb_export(task: MiddlewareTask) -> str:
-    """Return the export of ALRB's place: below ``$ATLAS_SW_BASE`` or /cvmfs."""
+    """Return the export of ALRB's place: below ``$ATLAS_SW_BASE`` or /cvmfs; testing versions in front of it."""
     base = task.environ.get("ATLAS_SW_BASE") or "/cvmfs"
-    return f"export ATLAS_LOCAL_ROOT_BASE={shlex.quote(f'{base}/atlas.cern.ch/repo/ATLASLocalRootBase')};"
+    place = shlex.quote(f"{base}/atlas.cern.ch/repo/ATLASLocalRootBase")
+    return f"{version_exports(task.environ)}export ATLAS_LOCAL_ROOT_BASE={place};"
+
+
+def version_exports(environ: Mapping[str, str]) -> str:
+    """Return the exports of the versions that the job or the queue wants (``testing``), for ``lsetup``."""
+    return "".join(f"export {name}={shlex.quote(environ[name])};" for name in VERSIONS if environ.get(name))
 
 
 def bash_line(task: MiddlewareTask) -> str:
@@ -82,7 +91,7 @@ def inner_script(task: MiddlewareTask) -> str:
     else:
         line = (f"export ALRB_LOCAL_PY3=YES; export PILOT_RUCIO_SITENAME={site}; "
                 f"lsetup rucio davix xrootd; {command} ")
-    return f"{line}\nexit $?\n"
+    return f"{version_exports(task.environ)}{line}\nexit $?\n"
 
 
 def image(task: MiddlewareTask) -> str:

@@ -29,7 +29,6 @@ from pilot.user.atlas.exports import (
     input_dataset,
     number,
     payload_exports,
-    preproduction,
     queue_exports,
     token_unsets,
 )
@@ -70,7 +69,7 @@ def atlas_command(task: PayloadTask) -> PayloadCommand:
         body = _analysis(task, standard)
     else:
         body = _production(task) if standard else _generic_production(task)
-    testing = preproduction(job)
+    testing = job.testing_versions
     release = "".join(f"export {name}={value};" for name, value in testing.items()) + body.front
     cores = core_environment(task.environ, job.corecount)
     environ = {**cores, **testing, **_queue_versions(task)}

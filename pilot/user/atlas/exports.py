@@ -118,12 +118,6 @@ def token_unsets(task: PayloadTask) -> str:
     return "".join(f"unset {name};" for name in TOKENS if task.environ.get(name) or name in task.withheld)
 
 
-def preproduction(job: Job) -> dict[str, str]:
-    """Return the variables by which ALRB takes testing versions (``--useTestASetup``, ``--useTestXRootD``)."""
-    wanted = {"ALRB_asetupVersion": job.usetestasetup, "ALRB_xrootdVersion": job.usetestxrootd}
-    return {name: "testing" for name, flag in wanted.items() if flag}
-
-
 def quoted(text: str) -> str:
     """Return the text in single quotes, always."""
     return "'" + text.replace("'", "'\"'\"'") + "'"

@@ -70,6 +70,14 @@ def test_an_image_of_rucio_brings_its_own_middleware() -> None:
                     f'lsetup "python pilot-default";python3 ./stagein.py {WORDS} \nexit $?\n')
 
 
+@pytest.mark.parametrize("mode", ["bash", "container"])
+def test_testing_versions_stand_in_front_of_the_set_up(mode: str) -> None:
+    command = alrb_middleware_command(task(mode, env={"ALRB_xrootdVersion": "testing", "ALRB_asetupVersion": "a b"}))
+    versions = "export ALRB_asetupVersion='a b';export ALRB_xrootdVersion=testing;"
+    assert f"{versions}{ALRB}" in command.argv[2]
+    assert all(text.startswith(f"{versions}export ALRB_LOCAL_PY3=YES; ") for text in command.files.values())
+
+
 def test_without_a_container_alrb_is_set_up_and_the_script_runs_by_itself() -> None:
     command = alrb_middleware_command(task("bash", env={"ATLAS_SW_BASE": "/sw"}))
     base = ALRB.replace("/cvmfs", "/sw")
