@@ -282,6 +282,8 @@ class MonitorSection(Section):
     """Sampling of the payload."""
 
     cpu_interval: float = _key("between CPU samples of the payload", "s", minimum=1)
+    benchmark_fraction: float = _key("part of the jobs (0 to 1) that run the benchmark suite beside them", minimum=0)
+    benchmark_url: str = _key("collector of benchmark results; empty = they only go into the job report")
 
 
 @dataclass(init=False, repr=False, eq=False)

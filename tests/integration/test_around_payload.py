@@ -478,3 +478,74 @@ def test_process_in_the_container_is_watched(farm: Farm) -> None:
     farm.run_pilot(settings=QUICK, env=with_prmon(farm, prmon))
     assert farm.final(job)["state"] == "finished", farm.final(job)
     assert log_of(farm, job)["payload.stdout"].decode() == watched.read_text()
+
+
+# --- ATLAS ------------------------------------------------------------------------------------------------------------
+
+
+def test_atlas_with_stand_ins_for_everything(farm: Farm) -> None:
+    """prmon by lsetup, Xcache, the benchmark suite: the real lines against small scripts."""
+    import shutil
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Event, Thread
+
+    received: list[Any] = []
+    came = Event()
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+            came.set()
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    collector = HTTPServer(("127.0.0.1", 0), Collector)
+    Thread(target=collector.serve_forever, daemon=True).start()
+    cvmfs = farm.directory / "cvmfs"
+    shutil.copytree(PRMON.parent / "cvmfs", cvmfs)
+    suite = cvmfs / "atlas.cern.ch/repo/benchmarks/cern/current"
+    suite.mkdir(parents=True)
+    benchmarked = farm.gate("benchmarked")
+    (suite / "cern-benchmark").write_text(
+        "#!/bin/bash\nmkdir -p $BMK_LOGDIR/bmk_tmp\n"
+        'echo \'{"metadata": {"UID": 1}, "profiles": {"whetstone": {"score": 3}}}\' >'
+        " $BMK_LOGDIR/bmk_tmp/result_profile.json\n")
+    (suite / "cern-benchmark").chmod(0o755)
+    env = with_prmon(farm)
+    program = farm.directory / "bin" / "xcache"
+    program.write_text(
+        "#!/bin/bash\n[ $1 = kill ] && { kill $3; exit; }\n[ $1 = start ] || exit 0\nmkdir -p $3; echo x > $3/cached\n"
+        "setsid sleep 1000 > /dev/null 2>&1 &\n"
+        "echo ' export ALRB_XCACHE_PROXY=\"root://localhost:1//\"'; echo \" ALRB_XCACHE_MYPROCESS=$!\"\n"
+        "echo cache says hello > /$PWD/cache.log\n"
+        "echo \"xcache started successfully.  Messages logged in $PWD/cache.log\"\n")
+    program.chmod(0o755)
+    farm.set_queue(catchall="pilotXcache")
+    job = farm.submit_job(
+        "kill -0 $ALRB_XCACHE_MYPROCESS && echo $ALRB_XCACHE_PROXY; echo '{\"exitCode\": 0}' > jobReport.json\n"
+        "until [ -s memory_monitor_summary.json_snapshot ] && [ -s benchmark/bmk_tmp/result_profile.json ]; do\n"
+        f"sleep 0.1; done; echo > {benchmarked.arrival}; read _ < {benchmarked.hold}", inputs={"in.dat": b"x"})
+    pilot = farm.start_pilot("--pilot-user", "atlas", env={**env, "ATLAS_SW_BASE": str(cvmfs)}, settings={
+        **QUICK, "monitor.benchmark_fraction": 1,
+        "monitor.benchmark_url": f"http://127.0.0.1:{collector.server_port}/"})
+    benchmarked.reached()
+    assert came.wait(PATIENCE)
+    benchmarked.open()
+    pilot.wait()
+    collector.shutdown()
+    collector.server_close()
+    ended_well(pilot)
+    final = farm.final(job)
+    assert final["state"] == "finished", final
+    assert int(final["maxPSS"]) == 2500 and "nGPU=1" in final["jobMetrics"]
+    members = log_of(farm, job)
+    assert members["payload.stdout"] == b"root://localhost:1//\n"
+    assert members["xcache-messages.log"] == b"cache says hello\n"
+    assert b"standin lsetup prmon" in members["memorymonitor_stdout.txt"]
+    assert not [name for name in members if "cached" in name]
+    assert received[0]["type"] == "BenchmarkData" and received[0]["profiles"] == {"whetstone": {"score": 3.0}}
+    assert json.loads(members["jobReport.json"])["resource"]["machine"]["benchmark"]["profiles"]
+    assert farm.payload_processes() == []

@@ -19,7 +19,7 @@ from pilot.user.base import Experiment
 if TYPE_CHECKING:
     from pilot.info.job import Job
     from pilot.info.jobreportdata import ReportPolicy
-    from pilot.info.payloadtask import PayloadCommand, PayloadTask
+    from pilot.info.payloadtask import Moment, PayloadCommand, PayloadTask, UtilityCommand
     from pilot.info.queuedata import QueueData
 
 
@@ -50,8 +50,8 @@ class Atlas(Experiment):
         return not is_dbrelease(lfn, os.environ)
 
     def redundant_patterns(self, job: Job) -> Sequence[str]:
-        """What depends on outputs, errors and debug mode of the job."""
-        return redundant_patterns(job)
+        """What depends on outputs, errors and debug mode of the job; the files of Xcache."""
+        return [*redundant_patterns(job), job.jobid]
 
     def remote_inputs(self, job: Job) -> Mapping[str, str]:
         """Production gets URLs in its parameters; transforms of users read PoolFileCatalog.xml (``--usePFCTurl``)."""
@@ -70,6 +70,44 @@ class Atlas(Experiment):
         from pilot.user.atlas.asetup import is_defined
 
         return is_defined(job.swrelease)
+
+    def utility(self, moment: Moment, task: PayloadTask, command: PayloadCommand) -> Sequence[UtilityCommand]:
+        """Xcache, NetworkMonitor (nothing yet), the benchmark suite, prmon."""
+        from pilot.info.payloadtask import Moment
+
+        if moment is Moment.BEFORE_STAGEIN:
+            from pilot.user.atlas.xcache import xcache_start
+
+            return xcache_start(task)
+        if moment is Moment.WITH_PAYLOAD:
+            from pilot.user.atlas.benchmark import benchmark, chance
+
+            return benchmark(task, chance())
+        if moment is Moment.AFTER_PAYLOAD_STARTED:
+            from pilot.user.atlas.prmon import memory_monitor
+
+            return memory_monitor(task)
+        if moment is Moment.AFTER_PAYLOAD_FINISHED2 and task.settings.monitor.benchmark_fraction > 0:
+            from pilot.user.atlas.benchmark import add_to_report
+
+            add_to_report(task)
+        if moment is Moment.AFTER_PAYLOAD_FINISHED:
+            from pilot.user.atlas.xcache import xcache_kill
+
+            return xcache_kill(task)
+        return ()
+
+    def utility_ended(self, task: PayloadTask, utility: UtilityCommand, code: int, output: str) -> Mapping[str, str]:
+        """Variables of Xcache; the benchmark's result leaves."""
+        if utility.label == "xcache_start":
+            from pilot.user.atlas.xcache import xcache_variables
+
+            return xcache_variables(output)
+        if utility.label == "benchmark" and code == 0:
+            from pilot.user.atlas.benchmark import publish
+
+            publish(task)
+        return {}
 
     def report_policy(self, job: Job) -> ReportPolicy:
         """Transforms judge themselves; production has to leave a report that names every output."""
