@@ -156,11 +156,12 @@ def clean_environment(runtime: str, environ: Mapping[str, str]) -> dict[str, str
     return {f"{runtime.upper()}ENV_{name}": environ[name] for name in names}
 
 
-def visible(task: PayloadTask) -> Iterator[str]:
+def visible(task: PayloadTask, command: PayloadCommand) -> Iterator[str]:
     """Yield files and directories, neither in the job's directory nor on CVMFS or below /home, that the payload needs
     under their own names: its proxy, certificates, and what inputs that are links point to."""
+    environ = {**task.environ, **command.environ}
     for name in _FILES:
-        value = task.environ.get(name, "")
+        value = environ.get(name, "")
         if value.startswith("/") and os.path.exists(value):
             yield value
     for spec in task.job.indata:
@@ -169,9 +170,9 @@ def visible(task: PayloadTask) -> Iterator[str]:
             yield str(Path(os.path.realpath(path)).parent)
 
 
-def _extra(task: PayloadTask) -> list[str]:
+def _extra(task: PayloadTask, command: PayloadCommand) -> list[str]:
     known = (f"{task.workdir}/", "/cvmfs/", "/home/")
-    found = dict.fromkeys(visible(task))
+    found = dict.fromkeys(visible(task, command))
     return [path for path in found if not path.startswith(known) and not set(path) & set(":, \t\n")]
 
 
@@ -194,7 +195,7 @@ def _apptainer(task: PayloadTask, command: PayloadCommand, runtime: str, options
     words = _words(task, options)
     given = {part for word in words for part in word.replace("=", ",").split(",")}
     wanted = [path for path in ("/cvmfs", "${workdir}", "/home") if path.startswith("$") or os.path.isdir(path)]
-    wanted += [shlex.quote(path) for path in _extra(task)]
+    wanted += [shlex.quote(path) for path in _extra(task, command)]
     binds = ",".join(path for path in wanted if path not in given)
     # the field's form is a list that goes on; after any other option that would be part of its value
     open_list = len(words) > 1 and words[-2] in ("-B", "--bind") and not options.endswith(("'", '"'))
@@ -206,7 +207,7 @@ def _apptainer(task: PayloadTask, command: PayloadCommand, runtime: str, options
 
 def _podman(task: PayloadTask, command: PayloadCommand, runtime: str, options: str, image: str) -> str:
     binds = ["${workdir}:${workdir}", *(["/cvmfs:/cvmfs:ro,rslave"] if os.path.isdir("/cvmfs") else []),
-             *(shlex.quote(f"{path}:{path}:ro") for path in _extra(task))]
+             *(shlex.quote(f"{path}:{path}:ro") for path in _extra(task, command))]
     names = {*task.environ, *command.environ, "workdir"}
     passed = sorted(name for name in names if name.isidentifier() and not name.startswith(_OF_THE_HOST))
     parts = [runtime, "run", "--rm", "--network=host", "--ipc=host", "--security-opt", "label=disable",

@@ -236,6 +236,23 @@ def test_production_in_a_container_of_alrb(alrb: Alrb) -> None:
     assert log["setup.stdout"].rstrip().endswith("Done.") and "set-up was over" in pilot.log
 
 
+def test_production_in_the_image_of_its_platform(alrb: Alrb) -> None:
+    """ATLAS with apptainer itself: the whole line, ALRB and asetup in it, runs inside."""
+    images = alrb.tree / "atlas.cern.ch" / "repo" / "containers" / "images" / "apptainer"
+    images.mkdir(parents=True)
+    (images / "x86_64-el9.img").symlink_to("/")
+    shutil.copytree(STANDINS / "atlas.cern.ch/repo/ATLASLocalRootBase",
+                    alrb.tree / "atlas.cern.ch/repo/ATLASLocalRootBase", dirs_exist_ok=True)
+    alrb.farm.set_queue(container_options=f"-B {alrb.tree}")
+    job = alrb.submit()
+    pilot = alrb.start(**{"container.setup_type": "apptainer"})
+    ended(alrb.farm, job, pilot)
+    log = log_of(alrb.farm, job)
+    assert f'"PWD": "{pilot.directory}/PanDA_Pilot-{job}"' in log["transform.json"]
+    assert "standin asetup AtlasOffline,21.0.15,notest" in log["payload.stdout"]
+    assert "container_script.sh" not in log and log["setup.stdout"].rstrip().endswith("Done.")
+
+
 def test_a_release_that_does_not_exist_in_the_container(alrb: Alrb) -> None:
     job = alrb.submit(swRelease="Atlas-99.99.99", homepackage="AtlasOffline/99.99.99")
     final = ended(alrb.farm, job, alrb.start(), "failed")
