@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import ssl
 import subprocess
 import tarfile
@@ -112,6 +113,21 @@ def test_no_software_on_the_node_is_1186(farm: Farm, tmp_path: Path) -> None:
     final = farm.final(job)
     assert int(final["pilotErrorCode"]) == 1186, final
     assert "there is no ATLAS software on this node" in final["pilotErrorDiag"]
+
+
+def test_a_release_that_does_not_exist_is_1244(farm: Farm) -> None:
+    job = produce(farm, swRelease="Atlas-99.99.99", homepackage="AtlasOffline/99.99.99")
+    run(farm)
+    final = farm.final(job)
+    assert final["state"] == "failed" and int(final["pilotErrorCode"]) == 1244, final
+
+
+def test_numbers_of_a_job_reach_the_server(farm: Farm) -> None:
+    job = produce(farm, "--outputHITSFile=h.root", outputs=["h.root"])
+    run(farm)
+    metrics = dict(word.split("=") for word in farm.final(job)["jobMetrics"].split())
+    assert metrics["nEvents"] == "5", metrics
+    assert farm.final(job)["cpu_architecture_level"].startswith("x86_64-v") or platform.machine() != "x86_64"
 
 
 def test_what_does_not_belong_into_the_log(farm: Farm, tmp_path: Path) -> None:

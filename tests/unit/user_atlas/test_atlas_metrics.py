@@ -11,9 +11,10 @@ import pytest
 from atlas_tasks import spec
 
 from pilot.info.job import Job
+from pilot.info.memory import MemoryUse
 from pilot.user.atlas import Atlas
 from pilot.user.atlas.leak import MOST_POINTS, leak_fit, line_fit
-from pilot.user.atlas.metrics import event_number, hs06, job_metrics, memory_samples, read_byte_rate
+from pilot.user.atlas.metrics import event_number, hs06, job_metrics, read_byte_rate
 
 PRMON = ("Time\tnprocs\tpss\trss\tswap\tutime\n" + "".join(f"{60 * n}\t3\t{1000 + 120 * n}\t9\t{5}\t1\n"
                                                            for n in range(10)))
@@ -78,20 +79,6 @@ def test_a_perfect_long_series_and_a_huge_one() -> None:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (b"Time\tpss\tswap\n1\t2\t3\n4\t5\t6\n", ([1, 4], [5, 11])),
-        (b"swap Time x pss\n3 1 0 2\n", ([1], [5])),  # the order of the columns is not fixed
-        (b"Time VMEM PSS RSS Swap rchar\n1 9 2 9 3 9\n", ([1], [5])),
-        (b"Time pss swap\n1 2\n1 x 3\nnan 2 3\n-1 2 3\n1 inf 3\n1 2 3 4\n7 8 9\n", ([7], [17])),
-        (b"Time rss\n1 2\n", ([], [])), (b"", ([], [])), (b"\xff\xfe\n\x00", ([], [])),
-    ],
-)
-def test_samples_are_read_by_name(text: bytes, expected: tuple[list[int], list[int]]) -> None:
-    assert memory_samples(text) == expected
-
-
 def test_event_number(tmp_path: Path) -> None:
     path = tmp_path / "eventLoopHeartBeat.txt"
     assert event_number(tmp_path) == ""
@@ -120,10 +107,8 @@ def test_hs06_of_the_jobs_cores(tmp_path: Path) -> None:
 
 def test_read_byte_rate_leaves_libraries_out() -> None:
     job = Job("1", indata=[spec("a.root", filesize=1000), spec("u.lib.tgz", filesize=10**9), spec("b", filesize=0)])
-    assert read_byte_rate(job, {"Max": {"read_bytes": 1500}}) == "1.50"
-    assert read_byte_rate(job, {"Max": {"totRBYTES": 500}}) == "0.50"
-    assert read_byte_rate(job, {"Max": {}}) == read_byte_rate(job, {"Max": [1]}) == read_byte_rate(job, {}) == ""
-    assert read_byte_rate(Job("1"), {"Max": {"read_bytes": 5}}) == ""
+    assert read_byte_rate(job, MemoryUse(totals=(1, 2, 1500, 4))) == "1.50"
+    assert read_byte_rate(job, MemoryUse()) == read_byte_rate(Job("1"), MemoryUse(totals=(1, 2, 1500, 4))) == ""
 
 
 def full_job(workdir: Path) -> Job:
@@ -134,7 +119,8 @@ def full_job(workdir: Path) -> Job:
     (workdir / "memory_monitor_output.txt").write_text(PRMON)
     (workdir / "eventLoopHeartBeat.txt").write_text(" done processing event #49,\n")
     (workdir / "memory_monitor_summary.json").write_text(json.dumps(
-        {"Max": {"read_bytes": 1500}, "HW": {"gpu": {"nGPU": 2, "gpu_0": {"name": "Tesla V100 X"}}}}))
+        {"Max": {"rss": 1, "vmem": 1, "swap": 1, "pss": 1, "rchar": 1, "wchar": 1, "read_bytes": 1500, "write_bytes": 1,
+                 "utime": 300, "stime": 20}, "Avg": {}, "HW": {"gpu": {"nGPU": 2, "gpu_0": {"name": "Tesla V100 X"}}}}))
     return job
 
 
@@ -144,10 +130,10 @@ def test_everything_in_its_order(tmp_path: Path) -> None:
     (tmp_path / "features/hs06").write_text("80")
     text = job_metrics(full_job(tmp_path), {"MACHINEFEATURES": str(tmp_path / "features")}, final=False)
     assert text == (
-        "actualCoreCount=3.00 nEvents=50 nEventsW=40 dbTime=1.23 dbData=77 resimevents=0 hs06=40.00 leak=2.00 "
+        "actualCoreCount=3.20 nEvents=50 nEventsW=40 dbTime=1.23 dbData=77 resimevents=0 hs06=40.00 leak=2.00 "
         "chi2=0.00 intersect=1005.00 eventnumber=49 schedulerIP=10.0.0.1 sessionIP=10.0.0.2 readbyterate=1.50 "
         "GPU_name=Tesla_V100_X nGPU=2")
-    assert Atlas().job_metrics(full_job(tmp_path), final=False).startswith("actualCoreCount=3.00 nEvents=50")
+    assert Atlas().job_metrics(full_job(tmp_path), final=False).startswith("actualCoreCount=3.20 nEvents=50")
 
 
 def test_a_job_of_which_nothing_is_known(tmp_path: Path) -> None:
