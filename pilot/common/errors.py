@@ -6,7 +6,7 @@ go to the older one. So a secondary error (the log could not be stored either) n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from threading import Lock
 from typing import NamedTuple
 
@@ -17,7 +17,6 @@ from pilot.common.errorcodes import (
     NOBODY,
     PILOT,
     format_diagnosis,
-    message_of,
 )
 
 STAGE_OUT_RANK = 9
@@ -57,17 +56,15 @@ class JobError(NamedTuple):
         return "" if silent else f"{self.who}; retry: {self.retry}"
 
 
-def with_remark(code: int, diagnosis: str, remark: str, limit: int = DIAGNOSIS_LIMIT) -> str:
-    """Return ``<diagnosis> [<remark>]`` in at most ``limit`` characters: the middle of the detail gives way."""
-    if not remark:
-        return diagnosis
-    room, head = limit - len(remark) - 3, len(message_of(code)) + 2
-    if len(diagnosis) > room:
-        keep = (room - head - 3) // 2
-        if keep < 20:  # the text is worth more than the remark
-            return diagnosis
-        diagnosis = f"{diagnosis[:room - keep - 3]}...{diagnosis[-keep:]}"
-    return f"{diagnosis} [{remark}]"
+def with_remarks(diagnosis: str, remarks: Sequence[str], limit: int = DIAGNOSIS_LIMIT) -> str:
+    """Return ``<diagnosis> [<remark>; <remark>]`` in at most ``limit`` characters.
+
+    The text is worth more than a remark: the last remarks go, then the first, before a word of it does.
+    """
+    words = [word for word in remarks if word]
+    while words and len(diagnosis) + len("; ".join(words)) + 3 > limit:
+        words.pop()
+    return f"{diagnosis} [{'; '.join(words)}]" if words else diagnosis
 
 
 class ErrorList:
@@ -126,8 +123,7 @@ class ErrorList:
         others = [str(error.code) for error in sorted(self, key=lambda error: self._rank(error, payload_succeeded))
                   if error.code != primary.code and error.code not in GENERIC]
         words = [primary.advice, f"also {', '.join(others[:_OTHERS])}" if others else ""]
-        remark = "; ".join(word for word in words if word)
-        return primary.code, with_remark(primary.code, primary.diagnosis, remark)
+        return primary.code, with_remarks(primary.diagnosis, words)
 
     @staticmethod
     def _rank(error: JobError, payload_succeeded: bool) -> int:
@@ -141,7 +137,7 @@ class ErrorList:
 
     def report(self) -> str:
         """Return the numbered list for the log, in the order of time."""
-        lines = [f"{number}\t{error.code}\t{with_remark(error.code, error.diagnosis, error.advice, 10**6)}"
+        lines = [f"{number}\t{error.code}\t{with_remarks(error.diagnosis, [error.advice], 10**6)}"
                  for number, error in enumerate(self, 1)]
         return "\n".join(["Nr.\tError code\tError diagnostics", *lines]) if lines else "no pilot errors were reported"
 

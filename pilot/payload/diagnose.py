@@ -28,6 +28,9 @@ from pilot.payload.textfiles import printable, read_head
 from pilot.util.oomkills import OomKills
 from pilot.util.redact import redact
 
+_ADVICE_ROOM = 34
+"""Characters behind a quotation for who must act and the retry advice (ErrorList.reported)."""
+
 logger = logging.getLogger(__name__)
 
 _EVIDENCE_LIMIT = 500
@@ -112,7 +115,7 @@ def _ask(rules: Iterable[Rule], case: Case) -> list[Finding]:
 def _presentable(finding: Finding, rule: str) -> Finding:
     """Return a finding whose text keeps both ends within the limit of a diagnosis, without secrets; the rule is named
     in the evidence."""
-    room = DIAGNOSIS_LIMIT - len(message_of(finding.code)) - 2
+    room = DIAGNOSIS_LIMIT - len(message_of(finding.code)) - 2 - _ADVICE_ROOM
     text = shorten(" ".join(redact(printable(finding.text)).split()), room)
     seen = " ".join(redact(printable(finding.evidence)).split())
     return finding._replace(text=text, evidence=shorten(f"rule {rule}{': ' + seen if seen else ''}", _EVIDENCE_LIMIT))
