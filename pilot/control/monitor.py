@@ -284,6 +284,7 @@ class MonitorComponent(Component):
         self._desk.drop(watch.job.jobid)
         self._realtime.debug_changed(watch.job.jobid, wanted, command)
         if wanted:
+            watch.job.keep_core = True  # cores are worth archiving now, whoever has made them
             watch.due = time.monotonic()
             self._heartbeat(watch)
         else:
@@ -314,7 +315,6 @@ class MonitorComponent(Component):
             watch.debug_text = message.text
             self._send_heartbeat(watch)
         if message.core:
-            watch.job.keep_core = True
             logger.warning("job %s: gdb has written %s, the payload is ended", message.job_id, message.core)
             self.ctx.road.abort(message.job_id, Event.KILL, 1144,
                                 "payload was killed after gdb produced requested core file")

@@ -165,7 +165,7 @@ class Job:
     secret_paths: list[Path] = field(default_factory=list)
     """Files with secrets that the pilot has written for this job, to be removed at its end."""
     keep_core: bool = False
-    """gdb has written a core file on request: the log archive takes it along."""
+    """The job was in debug mode: the log archive takes core files along."""
     batch_id: str = ""
     batch_type: str = ""
     start_time: float = 0.0

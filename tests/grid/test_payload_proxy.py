@@ -139,6 +139,19 @@ def test_production_jobs_and_pilots_without_verification_keep_the_pilots_proxy(s
     assert not [request for request in site.server.requests if "get_proxy" in request.operation]
 
 
+@pytest.mark.parametrize("options", [(), ("-u",), ("--set", "pilot.payload_proxy_from_server=false")])
+def test_other_queues_give_contained_payloads_a_proxy_and_nothing_else(site: Site, options: Tuple[str, ...]) -> None:
+    site.farm.set_queue(type="analysis", container_type="singularity:pilot")
+    plugin = {"plugins.experiments": {"contained": "proxied:ContainedExperiment"}}
+    final, _ = site.run(TELL, "--pilot-user", "contained", *options, settings=plugin)
+    assert final["state"] == "finished", final["pilotErrorDiag"]
+    seen = told(site)
+    assert Path(seen["X509_USER_PROXY"]).name == ("robot.proxy" if options else "robot-payload.proxy")
+    assert "X509_UNIFIED_DISPATCH" not in seen
+    assert site.given("out.dat")["X509_USER_PROXY"] == str(site.own)
+    assert not options or not [request for request in site.server.requests if "get_proxy" in request.operation]
+
+
 @pytest.mark.parametrize("dialect", ["v1", "legacy"])
 def test_a_refusal_fails_the_job_before_the_payload(site: Site, dialect: str) -> None:
     site.server.creds.flags.clear()

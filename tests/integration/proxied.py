@@ -11,6 +11,8 @@ from pathlib import Path
 from pilot.copytool.base import Transfer, TransferResult
 from pilot.copytool.mv import MoveTool
 from pilot.info.job import Job
+from pilot.info.payloadtask import PayloadCommand, PayloadTask
+from pilot.info.queuedata import QueueData
 from pilot.user.atlas import Atlas
 from pilot.user.generic import GenericExperiment
 from pilot.util.cancel import CancelToken
@@ -27,6 +29,18 @@ class ProxiedExperiment(GenericExperiment):
 
     def payload_proxy_role(self, job: Job) -> tuple[str, str]:
         return Atlas().payload_proxy_role(job)
+
+
+class ContainedExperiment(ProxiedExperiment):
+    """Its payloads count as contained, without a container."""
+
+    name = "contained"
+
+    def uses_container(self, job: Job, queue: QueueData) -> bool:
+        return True
+
+    def contain(self, task: PayloadTask, command: PayloadCommand) -> PayloadCommand:
+        return command
 
 
 class TellingTool(MoveTool):
