@@ -39,7 +39,8 @@ SUCCESSORS = (
     Successor("common.get_utility_command_kill_signal", ("utility",), "`UtilityCommand.signal`"),
     Successor("common.get_utility_command_output_filename", ("utility",),
               "`UtilityCommand.label`: `<label>_stdout.txt`, `<label>_stderr.txt`; prmon's files: the core"),
-    Successor("common.remove_redundant_files", ("redundant_files",), "patterns: the core removes, within bounds"),
+    Successor("common.remove_redundant_files", ("redundant_files", "redundant_patterns"),
+              "patterns: the core leaves these files out"),
     Successor("common.update_stagein", ("transfers_input",)),
     Successor("common.get_metadata", ("metadata",)),
     Successor("common.update_server", (), "nothing about a job is sent anywhere but to its PanDA server; samples are "
@@ -87,7 +88,7 @@ SUCCESSORS = (
     Successor("utilities.precleanup", (), CORE + "each job has a directory of its own"),
     Successor("utilities.get_memory_monitor_info", (), CORE + "prmon's files"),
     Successor("utilities.get_memory_monitor_setup", ("utility",), "label `memorymonitor`"),
-    Successor("utilities.get_cpu_arch", ("cpu_architecture_level",)),
+    Successor("utilities.get_cpu_arch", ("cpu_architecture_level", "sends_architecture_level")),
     Successor("esprocessfinegrainedproc", (), "event service is not part of this version"),
 )
 """The plug-in interface of the existing pilots (plug-in interface document 9), function by function."""

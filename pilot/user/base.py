@@ -107,8 +107,8 @@ class Experiment:
         return gtag or "unknown"
 
     def middleware_command(self, task: MiddlewareTask) -> MiddlewareCommand:
-        """Return the command that runs a transfer script, on queues whose ``container_type`` has the user
-        ``middleware``; called from the stage-in and stage-out threads.
+        """Called before a transfer by a script, on queues whose ``container_type`` has the user ``middleware``, by the
+        stage-in and stage-out threads; returns the command that runs the script.
 
         The default runs it with the pilot's own Python (``bash``), or with apptainer or singularity in the image of
         setting ``container.middleware_container`` (``container``). ALRB's texts: ``pilot.user.alrb``.
@@ -230,7 +230,8 @@ class Experiment:
         return ReportPolicy()
 
     def metadata(self, job: Job, report_text: str) -> str:
-        """``metaData`` of the final report, made from the text of jobReport.json ('' when there is none).
+        """Called once when the payload has ended: returns ``metaData`` of the final report, made from the text of
+        jobReport.json ('' when there is none).
 
         Called after ``report_policy``: its ``compact`` and ``old_files`` are applied to the text already.
         """
