@@ -65,7 +65,8 @@ def test_the_example_runs_a_job(farm: Farm, site: Path, spelling: str) -> None:
     assert final["state"] == "finished", final
     assert (farm.outputs / "out.dat").read_text() == "yes 1 99\n"
     assert json.loads(str(final["metaData"])) == {"runs": [17]}
-    assert "rest.tmp" not in archive(farm.outputs / farm.server.job(job)["definition"]["logFile"])
+    members = archive(farm.outputs / farm.server.job(job)["definition"]["logFile"])
+    assert "rest.tmp" not in members and members["nodecheck.txt"] == b"checked 100\n"
     assert "setup.sh || exit 64;" in pilot.log
 
 

@@ -78,7 +78,7 @@ def test_the_others_download_from_where_generic_does(name: str) -> None:
 
 # --- the interface ----------------------------------------------------------------------------------------------------
 
-LATER = {"looping_exclusions", "utility"}
+LATER = {"looping_exclusions"}
 """Nothing asks for them yet."""
 
 
