@@ -6,7 +6,6 @@ import json
 import platform
 import ssl
 import subprocess
-import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -164,12 +163,14 @@ class TransformServer:
         self.asked: list[str] = []
         self.answers: dict[str, tuple[int, bytes]] = {}
         self.closing = threading.Event()
+        self.hanging = threading.Event()
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 owner.asked.append(self.path)
                 if self.path.endswith("silent"):
+                    owner.hanging.set()
                     owner.closing.wait(60)
                     return
                 status, body = owner.answers.get(self.path, (200, TRF.encode()))
@@ -257,6 +258,16 @@ def test_a_transform_that_cannot_be_had_is_1149(
     assert words in final["pilotErrorDiag"] and path in final["pilotErrorDiag"], final["pilotErrorDiag"]
 
 
+def test_a_download_ends_with_its_job(farm: Farm, transforms: TransformServer) -> None:
+    """Nobody waits for the time-out of the download (120 s)."""
+    job = analyse(farm, f"{transforms.url}/trf/silent")
+    pilot = farm.start_pilot("--pilot-user", "ATLAS", "-g", transforms.url, env={"ATLAS_SW_BASE": str(TREE)})
+    assert transforms.hanging.wait(60)
+    pilot.send("SIGTERM")
+    assert pilot.wait() == 143 and "Traceback" not in pilot.output
+    assert int(farm.final(job)["pilotErrorCode"]) == 1201
+
+
 def test_a_server_with_a_foreign_certificate_gives_no_transform(farm: Farm, tmp_path: Path) -> None:
     certificate = tmp_path / "server.pem"
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1",
@@ -312,12 +323,3 @@ def test_inputs_that_stay_remote(farm: Farm, transforms: TransformServer) -> Non
     assert log["user_arguments.txt"].decode().splitlines()[1:] == [
         "-i", "['EVNT.1.pool.root']", "--usePFCTurl", "--directIn", "--inputGUIDs", f"['{guid}']"]
     assert b"root://se.example:1094//data/EVNT.1.pool.root" in log["catalogue.txt"]
-
-
-def test_the_tarball_of_a_dbrelease_unpacks(tmp_path: Path) -> None:
-    from pilot.user.atlas.dbrelease import setup_text, write_tarball
-
-    write_tarball(tmp_path / "x.tar.gz", setup_text("/sw", "1.2.3"), "1.2.3")
-    with tarfile.open(tmp_path / "x.tar.gz") as tar:
-        tar.extractall(tmp_path)  # noqa: S202 - our own
-    assert (tmp_path / "DBRelease/current/setup.py").read_text() == setup_text("/sw", "1.2.3")
