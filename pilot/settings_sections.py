@@ -55,6 +55,7 @@ class PilotSection(Section):
     pandaserver: str = _key("PanDA server when --url is empty; https unless it says otherwise")
     rtlogging: str = _key("real-time log server <type>;<protocol>://<host>:<port> when nothing nearer names one")
     rtlogging_period: float = _key("between looks of the real-time logger at its files", "s", minimum=0.1)
+    rtlogging_patience: float = _key("that the pilot waits at its end for the last lines to be taken", "s", minimum=0)
     ssl_enable: bool = _key("TLS for the real-time logger, for http:// too")
     ssl_verify: bool = _key("verify the real-time log server's certificate")
     heartbeat: int = _key("between job updates", "s", minimum=1)

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_CLOSE_SECONDS = 2.0
-"""Of the pilot's end, at most, for the last lines of the last job."""
-
 _Method = TypeVar("_Method", bound=Callable[..., None])
 
 
@@ -94,10 +91,10 @@ class RealtimeLogs:
                 self._begin(job)
 
     def close(self, left: float) -> None:
-        """The pilot ends: wait for the last lines, but not longer than ``left`` s and 2 s."""
+        """The pilot ends: wait for the last lines, at most ``left`` s and the setting pilot.rtlogging_patience."""
         for job_id in list(self._streams):
             self._end(job_id)
-        limit = time.monotonic() + max(0.0, min(left, _CLOSE_SECONDS))
+        limit = time.monotonic() + max(0.0, min(left, self._ctx.settings.pilot.rtlogging_patience))
         for stream in self._ending:
             stream.finish(limit - time.monotonic())
         for stream in self._ending:

@@ -237,12 +237,12 @@ class JsonLines(Sink):
         data = "".join(f"{record.text}\n" for record in records).encode()
         try:
             if self._socket is not None and _is_closed(self._socket):
-                self.close()
+                self._drop()
             if self._socket is None:
                 self._socket = self._connect()
             send_within(self._socket, data)
         except OSError as exc:
-            self.close()
+            self._drop()
             raise SinkError(f"{self.place}: {_short(exc)}") from exc
 
     def _connect(self) -> socket.socket:
@@ -264,11 +264,38 @@ class JsonLines(Sink):
             plain.close()
             raise
 
-    def close(self) -> None:
-        """Close the connection."""
+    def _drop(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def close(self) -> None:
+        """Close the connection, once the other side has read to the end."""
+        if self._socket is not None:
+            let_read(self._socket)
+        self._drop()
+
+
+def let_read(connection: socket.socket, seconds: float = 1.0) -> None:
+    """Say that nothing more comes, and read what is there until the other side closes, at most ``seconds``.
+
+    Closing with something unread (a TLS server sends session tickets) is a reset, and takes away what the other side
+    has not read yet.
+    """
+    limit = time.monotonic() + seconds
+    try:
+        connection.shutdown(socket.SHUT_WR)
+        raw = socket.socket(fileno=os.dup(connection.fileno()))  # below TLS: nobody looks at what it says
+    except OSError:
+        return
+    with raw:
+        try:
+            while (left := limit - time.monotonic()) > 0:
+                raw.settimeout(left)
+                if not raw.recv(65536):
+                    return
+        except OSError:
+            return
 
 
 def send_within(connection: socket.socket, data: bytes, seconds: float = TIMEOUT) -> None:
