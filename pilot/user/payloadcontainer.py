@@ -76,7 +76,8 @@ def stays_outside(task: PayloadTask, command: PayloadCommand) -> str:
 def contain(task: PayloadTask, command: PayloadCommand) -> PayloadCommand:
     """Return the payload in a container of setting ``container.setup_type``, else of the queue's ``container_type``.
 
-    The queue's ``container_options`` are shell text; ``$workdir`` and ``${workdir}`` in it are the job's directory.
+    Where the runtime is not installed, but ALRB is, that starts the container: it brings apptainer along. The queue's
+    ``container_options`` are shell text; ``$workdir`` and ``${workdir}`` in it are the job's directory.
 
     Raises:
         PilotException: 1372, 1325, 1384 the runtime is not installed; 1360 no image; 1341 bad options or setting.
@@ -85,7 +86,15 @@ def contain(task: PayloadTask, command: PayloadCommand) -> PayloadCommand:
     if reason:
         logger.info("job %s: no container of the pilot: %s", task.job.jobid, reason)
         return command
-    runtime = find_runtime(task)
+    try:
+        runtime = find_runtime(task)
+    except PilotException as exc:
+        if not has_alrb(task):
+            raise
+        from pilot.user.alrbpayload import alrb_contain
+
+        logger.info("job %s: ALRB starts the container: %s", task.job.jobid, exc.detail)
+        return alrb_contain(task, command)
     image = find_image(task, runtime)
     options = task.queue.container_options.strip()
     _words(task, options)
@@ -127,6 +136,13 @@ def find_runtime(task: PayloadTask) -> str:
     raise PilotException(
         f"{text}: queue {queue.name} has its payloads in containers ({source}), but there is no {' or '.join(names)} "
         f"in PATH of this node ({path}): install the package {names[0]}, or change the queue", code=code)
+
+
+def has_alrb(task: PayloadTask) -> bool:
+    """Return whether ALRB may start containers here, and is there."""
+    base = task.environ.get("ATLAS_SW_BASE") or "/cvmfs"
+    script = f"{base}/atlas.cern.ch/repo/ATLASLocalRootBase/user/atlasLocalSetup.sh"
+    return task.settings.container.setup_type == "ALRB" and os.path.exists(script)
 
 
 def find_image(task: PayloadTask, runtime: str) -> str:

@@ -154,6 +154,23 @@ def test_a_runtime_that_is_not_there(tools: Path, kind: str, setting: str, code:
     assert code == 1341 or "install the package" in caught.value.detail
 
 
+@pytest.mark.parametrize("setting, there", [("ALRB", True), ("ALRB", False), ("apptainer", True)])
+def test_alrb_brings_a_runtime_along(tools: Path, tmp_path: Path, setting: str, there: bool) -> None:
+    script = tmp_path / "atlas.cern.ch/repo/ATLASLocalRootBase/user/atlasLocalSetup.sh"
+    script.parent.mkdir(parents=True)
+    if there:
+        script.touch()
+    asked = task(IMAGE, environ={**install(tools), "ATLAS_SW_BASE": str(tmp_path)}, container__setup_type=setting)
+    if setting == "ALRB" and there:
+        command = contain(asked, PayloadCommand("./run x"))
+        assert command.files["container_script.sh"].text == "export TMPDIR=/srv;export GFORTRAN_TMPDIR=/srv;./run x"
+        assert f"{tmp_path}/atlas.cern.ch/repo/ATLASLocalRootBase; fi;" in command.line
+    else:
+        with pytest.raises(PilotException) as caught:
+            contain(asked, PayloadCommand("./run x"))
+        assert caught.value.code == 1372
+
+
 def test_the_line_of_apptainer(tools: Path) -> None:
     environ = install(tools, "apptainer")
     command = contain(task(IMAGE, {"container_options": "-B /data"}, environ), PayloadCommand("./run 'a b' \"$X\""))
