@@ -142,6 +142,8 @@ class Turns:
         name = self.job.containeroptions.get("containerExec")
         if not isinstance(name, str) or not name:
             return
+        while name.startswith("./"):  # as a shell wants it
+            name = name[2:]
         try:
             path = inside(self.job.workdir, name)
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

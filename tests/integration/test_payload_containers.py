@@ -196,6 +196,18 @@ def test_a_registrys_token_is_nowhere(farm: Farm, tmp_path: Path) -> None:
     assert "gl-very-secret-one" not in "".join(log.values()) + pilot.output
 
 
+def test_a_preprocess_outside_decides_what_runs_inside(farm: Farm) -> None:
+    farm.set_queue(**CONTAINERS)
+    prepare = 'echo "echo inside=\\$STANDIN_CONTAINER \\$1" > run.sh; echo outside=$STANDIN_CONTAINER > pre.txt'
+    job = user(farm, "echo not this one; exit 5", container_name="docker://alpine",
+               preprocess={"command": "bash", "args": f"-c '{prepare}'"},
+               containerOptions={"containerImage": "docker://special", "containerExec": "./run.sh",
+                                 "execArgs": "--nv"})
+    log = finished(farm, job, atlas(farm))
+    assert log["pre.txt"] == "outside=\n" and "inside=docker://special" in log["payload.stdout"]
+    assert notes(log)["image"] == "docker://special" and log["container_script.sh"].endswith(" ./run.sh; ")
+
+
 # --- what can go wrong ------------------------------------------------------------------------------------------------
 
 
