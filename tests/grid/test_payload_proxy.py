@@ -51,7 +51,7 @@ class Site:
         return self.farm.submit_job(payload, outputs=[output], **fields)
 
     def start(self, *options: str, env: Optional[Mapping[str, str]] = None, verify: bool = True,
-              settings: Optional[Mapping[str, object]] = None) -> Pilot:
+              settings: Optional[Mapping[str, object]] = None, directory: Optional[Path] = None) -> Pilot:
         """Start a pilot that speaks https with its proxy."""
         plugins: Dict[str, object] = {"plugins.copytools": {"telling": "proxied:TellingTool"},
                                       "plugins.experiments": {"proxied": "proxied:ProxiedExperiment"}}
@@ -61,7 +61,8 @@ class Site:
         command += ["--pilot-user", "proxied", "--url", "https://localhost", "-p", str(self.server.https_port),
                     "--queuedata-url", f"http://127.0.0.1:{self.server.port}/cache/schedconfig/{QUEUE}.all.json",
                     "-g", f"http://127.0.0.1:{self.server.port}/trf", *options]
-        return self.farm.start(command, env={**self.pki.env, "X509_USER_PROXY": str(self.own), **(env or {})})
+        return self.farm.start(command, env={**self.pki.env, "X509_USER_PROXY": str(self.own), **(env or {})},
+                               directory=directory)
 
     def run(self, payload: str, *options: str, analysis: bool = True, **how: Any) -> Tuple[Dict[str, Any], Pilot]:
         """One job from its start to its end; returns its final report and the pilot."""
@@ -239,7 +240,8 @@ def test_a_pilot_without_a_good_proxy_asks_for_no_job(site: Site, proxy: str, co
     assert "-t switches this check off" in pilot.output
 
 
-def test_secrets_of_a_killed_pilot_are_removed_by_the_recovery(site: Site) -> None:
+@pytest.mark.parametrize("by", ["recovery", "next pilot"])
+def test_secrets_of_a_killed_pilot_are_removed(site: Site, by: str) -> None:
     gate = site.farm.gate("payload")
     site.job = site.submit(gate.shell(), secrets=json.dumps({"key": "very-secret-value"}))
     pilot = site.start()
@@ -249,6 +251,10 @@ def test_secrets_of_a_killed_pilot_are_removed_by_the_recovery(site: Site) -> No
     for path in files:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     pilot.kill()
+    if by == "next pilot":
+        assert site.start(directory=pilot.directory).wait() == 0
+        assert not any(path.exists() for path in files)
+        return
     command = [PYTHON, str(PILOT), "--recover", str(pilot.directory), "--url", "https://localhost", "-p",
                str(site.server.https_port)]
     recovery = site.farm.start(command, env={**site.pki.env, "X509_USER_PROXY": str(site.own)})
