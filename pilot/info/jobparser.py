@@ -175,9 +175,9 @@ def parse_job(
     reader = _Reader(raw)
     job = Job(jobid=panda_id(raw))
     _read_scalars(reader, job, environ)
-    parameters = rewrite_job_parameters(
-        reader.text("jobPars", limit=MAX_PARAMETERS, lines=True), compat_requote=compat_requote
-    )
+    text = reader.text("jobPars", limit=MAX_PARAMETERS, lines=True)
+    whole_command = job.noexecstrcnv and "asetup.sh" in text  # quoted anew it would not run any more
+    parameters = rewrite_job_parameters(text, compat_requote=compat_requote and not whole_command)
     _read_payload(reader, job, parameters)
     _read_secrets(reader, job)
     _read_files(reader, job, parameters, environ)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Mapping
 
 from pilot.common.exception import PilotException
+from pilot.util.bounded import TookTooLong, bounded
 
 if TYPE_CHECKING:
     from pilot.info.job import Job
@@ -25,6 +26,8 @@ _ANALYSIS = re.compile(r"AnalysisTransforms-*")
 _LOCAL_SETUP = "source ${ATLAS_LOCAL_ROOT_BASE}/user/atlasLocalSetup.sh --quiet;"
 _ASETUP = "source $AtlasSetup/scripts/asetup.sh"
 _NO_SOFTWARE = 1186
+PATIENCE = 60.0
+"""s that a look at the software may take: /cvmfs may have to be mounted for it."""
 
 
 @dataclass(frozen=True)
@@ -75,26 +78,35 @@ def release_setup(job: Job, queue: QueueData, environ: Mapping[str, str]) -> Set
     """Return the set-up of a job on the grid.
 
     Raises:
-        PilotException: 1186, there is neither the CVMFS repository nor another installation.
+        PilotException: 1186, there is neither the CVMFS repository nor another installation, or it hangs.
+        CancelledError: the job is to end.
     """
     if not wants_setup(job, queue):
         return Setup()
     prepare = pilot_prepares(job)
     base = cvmfs_base(environ)
-    if os.path.exists(f"{base}/{REPOSITORY}"):
+    if _is_directory(f"{base}/{REPOSITORY}", job):
         return Setup(alrb_setup(base), f"{_ASETUP} {asetup_arguments(job, environ)}" if prepare else "")
     directory = queue.appdir or environ.get("VO_ATLAS_SW_DIR", "")
     if not directory:
         raise PilotException(
             f"{base}/{REPOSITORY} does not exist, queue {queue.name} has no appdir, and VO_ATLAS_SW_DIR is not set: "
             "there is no ATLAS software on this node", code=_NO_SOFTWARE)
-    if not os.path.isdir(directory):
+    if not _is_directory(directory, job):
         origin = f"appdir of queue {queue.name}" if queue.appdir else "VO_ATLAS_SW_DIR"
         raise PilotException(
             f"software directory does not exist: {directory} ({origin}; there is no {base}/{REPOSITORY} either)",
             code=_NO_SOFTWARE)
     script = f"source {shlex.quote(f'{directory}/scripts/asetup.sh')}"
     return Setup(release=f"{script} {asetup_arguments(job, environ)}" if prepare else "")
+
+
+def _is_directory(path: str, job: Job) -> bool:
+    """Look at a network file system, which may be dead."""
+    try:
+        return bounded(lambda: os.path.isdir(path), PATIENCE, job.cancel, "software")
+    except TookTooLong as exc:
+        raise PilotException(f"the file system of {path} hangs: {exc}", code=_NO_SOFTWARE) from exc
 
 
 def asetup_arguments(job: Job, environ: Mapping[str, str]) -> str:

@@ -107,6 +107,7 @@ def input_dataset(job: Job) -> str:
     """Return the first input dataset that is neither a DBRelease nor a library, ``unknown`` when there is none."""
     value = job.definition.get("realDatasetsIn", "")
     names = [str(name) for name in value] if isinstance(value, (list, tuple)) else str(value or "").split(",")
+    names += [str(spec.dataset or "") for spec in job.indata]  # a list of absurd length is not kept
     for name in (item.strip() for item in names):
         if name and name != "NULL" and "DBRelease" not in name and ".lib." not in name:
             return name

@@ -25,7 +25,7 @@ from pilot.payload.command import (
     shell_argv,
     write_input_lists,
 )
-from pilot.payload.transform import GENERIC_BASES, Fetch, allowed_bases, get_transform, is_allowed
+from pilot.payload.transform import GENERIC_BASES, Fetch, allowed_bases, get_transform, is_allowed, make_executable
 from pilot.settings import load_settings
 from pilot.user.base import Experiment
 from pilot.util.cancel import CancelledError, CancelToken
@@ -293,6 +293,12 @@ def test_a_wrong_type_of_failure_is_still_1149(tmp_path: Path) -> None:
         get_transform("http://h/run", tmp_path, ["http://h"], fail, environ={})
     assert caught.value.code == 1149
     assert "name server is away" in caught.value.diagnosis
+
+
+def test_a_transform_that_cannot_be_made_executable_is_1143(tmp_path: Path) -> None:
+    with pytest.raises(PilotException) as caught:
+        make_executable(tmp_path / "vanished")
+    assert caught.value.code == 1143 and "vanished: No such file" in caught.value.diagnosis
 
 
 def test_harvesters_copy_is_taken_and_job_options_with_it(tmp_path: Path) -> None:

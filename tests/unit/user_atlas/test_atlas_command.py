@@ -218,8 +218,9 @@ def test_local_database_set_up_stands_as_it_is(tmp_path: Path) -> None:
 
 
 def test_parameters_with_their_own_set_up(tmp_path: Path) -> None:
-    own = "source $AtlasSetup/scripts/asetup.sh 21.0.15,here; athena.py x.py"
-    command = make_command(tmp_path, PRODUCTION, noExecStrCnv="True", jobPars=own, requote=False)
+    """Quoted anew, ``$AtlasSetup`` and ``;`` would be words of their own: such a line is left alone."""
+    own = 'source $AtlasSetup/scripts/asetup.sh 21.0.15,here --platform x; athena.py -c "x = 1" x.py'
+    command = make_command(tmp_path, PRODUCTION, noExecStrCnv="True", jobPars=own)
     assert at_cvmfs(command.line).endswith(f"unset RUCIO_ACCOUNT;{ALRB} {own}; ")
     assert command.asetup == ""
     other = line(tmp_path, PRODUCTION, noExecStrCnv="True", jobPars="-x", requote=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,22 @@ def test_no_software_is_1186(tmp_path: Path, queue: dict[str, Any], environ: dic
     with pytest.raises(PilotException) as caught:
         make_bare(tmp_path, queue, environ)
     assert caught.value.code == 1186 and words in caught.value.detail
+
+
+def test_a_dead_file_system_is_1186_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, real = threading.Event(), os.path.isdir
+
+    def hang(path: str) -> bool:
+        return release.wait(60) if "atlas.cern.ch/repo" in str(path) else real(path)
+
+    monkeypatch.setattr("pilot.user.atlas.asetup.PATIENCE", 0.05)
+    monkeypatch.setattr("pilot.user.atlas.asetup.os.path.isdir", hang)
+    try:
+        with pytest.raises(PilotException) as caught:
+            make_bare(tmp_path, {}, {})
+    finally:
+        release.set()
+    assert caught.value.code == 1186 and "atlas.cern.ch/repo hangs" in caught.value.detail
 
 
 # --- special resources ------------------------------------------------------------------------------------------------
