@@ -107,7 +107,9 @@ def payload_task(ctx: PilotContext, job: Job, parameters: str) -> PayloadTask:
     environ = build_environment(job, own, {
         **unpacked_directory(queue, own), **job.variables, **ctx.experiment.payload_environment(job)})
     payloadproxy.renew(job)
-    environ.update(payloadproxy.environment(job))
+    if job.needs_payload_proxy:
+        environ.pop("X509_UNIFIED_DISPATCH", None)  # whatever the site has set: nothing goes before the job's own
+        environ.update(payloadproxy.environment(job))
     bases = allowed_bases(ctx.options.baseurls, ctx.environ, ctx.experiment.transform_base_urls)
     timeout = float(ctx.settings.pilot.http_maxtime)
 

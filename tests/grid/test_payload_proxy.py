@@ -131,6 +131,26 @@ def test_a_user_job_on_a_unified_queue_has_the_users_proxy(site: Site, dialect: 
     assert site.secrets_on_disk() == []
 
 
+def test_with_the_atlas_plug_in_itself(site: Site) -> None:
+    final, pilot = site.run(TELL, "--pilot-user", "ATLAS")
+    assert final["state"] == "finished", (final["pilotErrorDiag"], pilot.output[-4000:])
+    assert Path(told(site)["X509_USER_PROXY"]).name == "robot-unified.proxy"
+    assert f"X509_USER_PROXY={told(site)['X509_USER_PROXY']}" in pilot.output, "the command names it"
+    assert site.given("out.dat")["content"] == site.users.read_text()
+
+
+@pytest.mark.parametrize("kind", ["unified", "analysis"])
+def test_what_the_site_has_set_does_not_go_before_it(site: Site, kind: str) -> None:
+    site.farm.set_queue(type=kind, container_type="singularity:pilot")
+    plugin = {"plugins.experiments": {"contained": "proxied:ContainedExperiment"}}
+    final, _ = site.run(TELL, "--pilot-user", "contained", settings=plugin,
+                        env={"X509_UNIFIED_DISPATCH": str(site.pki.plain_proxy)})
+    assert final["state"] == "finished"
+    seen = told(site)
+    assert Path(seen["X509_USER_PROXY"]).name.startswith("robot-")
+    assert seen.get("X509_UNIFIED_DISPATCH", seen["X509_USER_PROXY"]) == seen["X509_USER_PROXY"]
+
+
 def test_production_jobs_and_pilots_without_verification_keep_the_pilots_proxy(site: Site) -> None:
     for analysis, verify in ((False, True), (True, False)):
         final, _ = site.run("env > out.dat", analysis=analysis, verify=verify)
