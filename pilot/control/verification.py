@@ -18,10 +18,11 @@ from pilot.common.exception import PilotException
 from pilot.control.data import add_error
 from pilot.control.plan import PayloadPlan, write_files
 from pilot.info.job import Job
+from pilot.info.payloadtask import PayloadCommand
 from pilot.payload.cause import find_cause
 from pilot.payload.command import shell_argv
 from pilot.payload.diagnose import Evidence, diagnose
-from pilot.payload.process import Child
+from pilot.payload.process import Child, ExitStatus
 from pilot.payload.textfiles import matching_lines, printable, read_head
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 STDOUT, STDERR = "setup.stdout", "setup.stderr"
 _NO_RELEASE = b"No release candidates found"
+_RETURNED = "PILOT: the release's set-up has returned"
 _HEAD = 64 * 1024
 _LINES = 50
 _END_GRACE = 2.0
@@ -51,7 +53,7 @@ def verify_setup(ctx: PilotContext, plan: PayloadPlan) -> bool:
         return True
     trial = replace(bare, line=f'{_strict(plan)}echo "Done."')
     if plan.command is not bare:  # else the payload stays outside, whatever the hooks would say to another line
-        trial = ctx.experiment.contain(plan.task, trial)
+        trial = _telling(ctx, ctx.experiment.contain(plan.task, trial))
     logger.info("job %s: its set-up is tried first: %s", job.jobid, bare.setup)
     begin = time.monotonic()
     write_files(plan.task, trial)
@@ -109,6 +111,15 @@ def _strict(plan: PayloadPlan) -> str:
     return text.replace(bare.asetup, f"{bare.asetup.rstrip().rstrip(';')} || exit $?;", 1)
 
 
+def _telling(ctx: PilotContext, trial: PayloadCommand) -> PayloadCommand:
+    """Return the trial with a release file that says how it ends: the container may go on whatever it returns."""
+    name = ctx.settings.container.release_setup
+    files = {key: content._replace(text=content.text.replace("return $retCode", f'echo "{_RETURNED} $retCode"\n'
+                                                                                "return $retCode"))
+             if key == name else content for key, content in trial.files.items()}
+    return replace(trial, files=files)
+
+
 def _start(ctx: PilotContext, plan: PayloadPlan) -> Child:
     workdir, outputs = plan.task.workdir, []
     try:
@@ -148,16 +159,22 @@ def _wait(job: Job, child: Child, timeout: float) -> float:
 def _judge(ctx: PilotContext, job: Job, child: Child) -> bool:
     """Add to the job's errors what is wrong with the set-up; False when something is."""
     assert child.status is not None
-    code, out, err = child.status.code, job.workdir / STDOUT, job.workdir / STDERR
-    if code == 0:
-        # ALRB's container goes on when its release file fails
+    status: ExitStatus | int = child.status
+    out, err = job.workdir / STDOUT, job.workdir / STDERR
+    if child.status.code == 0:
+        said = [line.split()[-1] for line in matching_lines(out, (_RETURNED.encode(),), 1)]
+        status = int(said[0]) if said and said[0].isdigit() else 0
+    if status == 0:
         lines = [line for path in (out, err) for line in matching_lines(path, (_NO_RELEASE,), 1)]
         if lines:
             add_error(ctx, job, ErrorCodes.NORELEASEFOUND, printable(lines[0]).strip(), evidence="setup.stdout, -err")
         return not lines
     evidence = Evidence(setup=True, error_file=ctx.settings.payload.error_report)
-    for finding in diagnose(job, child.status, out, err, evidence, ctx.experiment.diagnosis_rules(job)):
-        add_error(ctx, job, finding.code, finding.text, rank=finding.rank, who=finding.who, retry=finding.retry,
+    for finding in diagnose(job, status, out, err, evidence, ctx.experiment.diagnosis_rules(job)):
+        text = finding.text
+        if finding.code == ErrorCodes.SETUPFAILURE:
+            text = f"the set-up that was tried before the payload ({STDOUT}, {STDERR}): {text}"
+        add_error(ctx, job, finding.code, text, rank=finding.rank, who=finding.who, retry=finding.retry,
                   evidence=finding.evidence)
     return False
 

@@ -275,11 +275,13 @@ def test_a_kill_while_the_set_up_is_tried(farm: Farm, tmp_path: Path, queue: Dic
     assert farm.payload_processes() == []
 
 
-def test_a_set_up_that_fails(farm: Farm, tmp_path: Path) -> None:
-    farm.set_queue(is_cvmfs=True)
+@pytest.mark.parametrize("queue", [{"is_cvmfs": True}, CONTAINERS])
+def test_a_set_up_that_fails(farm: Farm, tmp_path: Path, queue: Dict[str, Any]) -> None:
+    farm.set_queue(**queue)
     job = production(farm)
     pilot = atlas(farm, tree=own_tree(tmp_path, 'echo "AtlasSetup(ERROR): out of luck" >&2; return 7\n'))
-    failed(farm, job, pilot, 1110, "out of luck")
+    failed(farm, job, pilot, 1110, "setup.stdout, setup.stderr", "out of luck", "exit code 7")
+    assert "payload.stdout" not in log_of(farm, job)
 
 
 def test_the_runtimes_own_words(farm: Farm, tmp_path: Path) -> None:
