@@ -70,7 +70,7 @@ def test_a_missing_input_has_the_same_error_as_without_a_script(farm: Farm) -> N
     assert (other["state"], int(other["pilotErrorCode"])) == ("failed", 1331)
     head = "Input file is missing in storage element: input gone.txt not found, looked for "
     for final in (one, other):
-        assert final["pilotErrorDiag"].startswith(head) and "copytools=['mv'] [" in final["pilotErrorDiag"]
+        assert final["pilotErrorDiag"].startswith(head) and "copytools=['mv']" in final["pilotErrorDiag"]
     status = json.loads(log_of(farm, scripted)["stagein_status.json"])
     assert status["gone.txt"][:2] == ["failed", 1331]
     assert status["error"][1] == 1331 and "gone.txt not found" in status["error"][0]
