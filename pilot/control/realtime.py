@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, TypeVar
 
 from pilot.info.job import Job
 from pilot.util.logs import job_log_path
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
+    from pilot.payload.realtime.plan import Plan
     from pilot.payload.realtime.stream import Stream
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class RealtimeLogs:
     def payload_started(self, job: Job) -> None:
         """The payload runs: from now on its lines are sent, when that is wanted."""
         self._jobs[job.jobid] = job
-        self._begin(job)
+        self._start(self._plan(job))
 
     @_harmless
     def payload_ended(self, job_id: str) -> None:
@@ -78,8 +79,7 @@ class RealtimeLogs:
         self._debug[job_id] = _Debug(on, command)
         job = self._jobs.get(job_id)
         if job is not None:
-            self._end(job_id)
-            self._begin(job)
+            self._change(job)
 
     @_harmless
     def secrets_came(self, job: Job, text: str) -> None:
@@ -87,8 +87,7 @@ class RealtimeLogs:
         if text not in ("", "{}", self._secrets.get(job.jobid, job.pilotsecrets)):
             self._secrets[job.jobid] = text
             if job.jobid in self._jobs:
-                self._end(job.jobid)
-                self._begin(job)
+                self._change(job)
 
     def close(self, left: float) -> None:
         """The pilot ends: wait for the last lines, at most ``left`` s and the setting pilot.rtlogging_patience."""
@@ -103,14 +102,27 @@ class RealtimeLogs:
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
-    def _begin(self, job: Job) -> None:
+    def _change(self, job: Job) -> None:
+        """Replace the stream, unless the new one would be the same: it would send everything once more."""
+        stream, plan = self._streams.get(job.jobid), self._plan(job)
+        if stream is None or plan is None or not stream.plan.is_like(plan):
+            self._end(job.jobid)
+            self._start(plan)
+
+    def _start(self, plan: Optional[Plan]) -> None:
+        if plan is not None:
+            from pilot.payload.realtime.stream import Stream
+
+            self._streams[plan.job_id] = Stream(plan)
+            self._streams[plan.job_id].start()
+
+    def _plan(self, job: Job) -> Optional[Plan]:
         ctx = self._ctx
         flags = ctx.queue.flags  # not with what the job overwrites: it must not have files of the node sent anywhere
         debug = self._debug.get(job.jobid, _Debug(job.debug, job.debug_command))
         if not (ctx.options.use_realtime_logging or flags.realtime_logfile or debug.on):
-            return
+            return None
         from pilot.payload.realtime.plan import Circumstances, make_plan
-        from pilot.payload.realtime.stream import Stream
 
         here = Circumstances(
             options=ctx.options, settings=ctx.settings, environ=ctx.environ, catchall=flags,
@@ -118,13 +130,10 @@ class RealtimeLogs:
             pilot_log=job_log_path(job.jobid) or ctx.home / ctx.settings.pilot.pilotlog, debug=debug.on,
             debug_command=debug.command, secrets=self._secrets.get(job.jobid, ""))
         try:
-            plan = make_plan(job, here)
+            return make_plan(job, here)
         except ValueError as exc:
             logger.warning("job %s: no real-time logging: %s", job.jobid, exc)
-            return
-        if plan is not None:
-            self._streams[job.jobid] = Stream(plan)
-            self._streams[job.jobid].start()
+            return None
 
     def _end(self, job_id: str) -> None:
         stream = self._streams.pop(job_id, None)

@@ -281,6 +281,20 @@ def test_debug_mode_with_tail_streams_that_file(farm: Farm, server: HttpLog) -> 
     assert "looked for" in server.messages()
 
 
+def test_debug_mode_sends_nothing_twice(farm: Farm, server: HttpLog) -> None:
+    gate = farm.gate("payload")
+    job = farm.submit_job("echo once\n" + gate.shell() + "echo later")
+    pilot = farm.start_pilot(ON, *to(server), settings={**PLAIN, "pilot.heartbeat": 1, "pilot.debug_heartbeat": 1})
+    gate.reached()
+    server.wait_message("once")
+    farm.server.debug(job)
+    pilot.wait_output("debug mode on")
+    gate.open()
+    pilot.wait()
+    ended_well(pilot)
+    assert server.messages() == ["once", "later"]
+
+
 def test_an_experiment_names_its_server(farm: Farm, server: HttpLog) -> None:
     (farm.directory / "mine.py").write_text(
         "from pilot.user.sphenix import SphenixExperiment\nclass Mine(SphenixExperiment):\n    name = 'mine'\n"

@@ -63,6 +63,13 @@ class Plan:
     own_log: bool = False
     """Only the pilot's log is sent: until the job has left, not until the payload has ended."""
 
+    def is_like(self, other: Plan) -> bool:
+        """True when the other one would send the same lines to the same place."""
+        return self._essence() == other._essence()
+
+    def _essence(self) -> tuple[object, ...]:
+        return self.server, self.tls, self.login, self.password, [file.name for file in self.files]
+
 
 @dataclass(frozen=True)
 class Circumstances:
