@@ -29,7 +29,7 @@ def job_page(store: PilotDB, job: JobRow) -> str:
             ("ended (UTC)", clock(job.ended)), ("stage", job.state), ("exit code", job.exit_code),
             ("pilotTiming getjob|stagein|payload|stageout|setup (s)", job.timing), ("work directory", job.workdir)]),
         _table("Errors", ("time (UTC)", "code", "diagnosis", "who must act", "retry", "evidence"), [
-            (clock(error.at), *error[1:]) for error in store.errors(job_id)]),
+            (clock(error.at), *error[1:6]) for error in store.errors(job_id)]),
         _table("Story", ("time (UTC)", "event", "stage", "detail"),
                [(clock(at), event, stage, detail) for at, event, stage, detail in store.story(job.job_id)]),
         _table("Files", ("transfer", "file", "direction", "tool", "bytes", "s", "status", "code", "detail"), [

@@ -74,6 +74,7 @@ class ErrorRow(NamedTuple):
     who: str
     retry: str
     evidence: str
+    rank: Optional[int]
 
 
 def file_system_type(path: Path) -> str:
@@ -370,8 +371,9 @@ class PilotDB(TransferRows):
 
     def add_error(self, job_id: str, error: JobError) -> None:
         """Store an error of a job."""
-        self._execute("INSERT INTO errors (job_id, at, code, diagnosis, who, retry, evidence) VALUES (?,?,?,?,?,?,?)",
-                      (job_id, self._clock(), error.code, error.diagnosis, error.who, error.retry, error.evidence))
+        row = (job_id, self._clock(), error.code, error.diagnosis, error.who, error.retry, error.evidence, error.rank)
+        self._execute("INSERT INTO errors (job_id, at, code, diagnosis, who, retry, evidence, rank) "
+                      "VALUES (?,?,?,?,?,?,?,?)", row)
 
     def add_sample(self, job_id: str, cpu: float, cores: float, rss: int, processes: int) -> None:
         """Store one resource sample: CPU seconds so far, cores in use, RSS in bytes, number of processes."""
@@ -393,7 +395,7 @@ class PilotDB(TransferRows):
         known = self._table_columns("errors")  # an older version's, when it is only looked at
         columns = ",".join(name if name in known else f"'' AS {name}" for name in names)
         rows = self._query(f"SELECT {columns} FROM errors WHERE job_id=? ORDER BY rowid", (job_id,))  # noqa: S608
-        return [ErrorRow(*row) for row in rows]
+        return [ErrorRow(*row[:-1], row[-1] if row[-1] != "" else None) for row in rows]
 
     def samples(self, job_id: str) -> list[tuple[float, float, float, int, int]]:
         """(time, cpu s, cores, rss bytes, processes) of each sample of a job."""

@@ -32,7 +32,8 @@ CREATE TABLE IF NOT EXISTS errors (
     job_id TEXT NOT NULL, at REAL NOT NULL, code INTEGER NOT NULL, diagnosis TEXT NOT NULL,
     who TEXT NOT NULL DEFAULT '',        -- must act
     retry TEXT NOT NULL DEFAULT '',      -- advice
-    evidence TEXT NOT NULL DEFAULT ''    -- the rule and what it saw
+    evidence TEXT NOT NULL DEFAULT '',   -- the rule and what it saw
+    rank INTEGER                         -- overrides that of the code's table
 );
 CREATE TABLE IF NOT EXISTS transfers (
     job_id TEXT NOT NULL, lfn TEXT NOT NULL, direction TEXT NOT NULL, tool TEXT NOT NULL DEFAULT '',

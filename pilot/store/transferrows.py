@@ -36,8 +36,12 @@ _TRACE = ("job_id", "transfer_id", "created", "trace")
 _IDS_AT_ONCE = 500
 
 
-# Text columns that came later than their table, in the order of the schema.
-_ADDED = {"transfers": ("transfer_id",), "errors": ("who", "retry", "evidence")}
+# Columns that came later than their table, in the order of the schema.
+_TEXT = "TEXT NOT NULL DEFAULT ''"
+_ADDED = {
+    "transfers": {"transfer_id": _TEXT},
+    "errors": {"who": _TEXT, "retry": _TEXT, "evidence": _TEXT, "rank": "INTEGER"},
+}
 
 
 class TraceEntry(NamedTuple):
@@ -199,9 +203,9 @@ def migrate(connection: sqlite3.Connection) -> None:
     """Add to a database of an older version what its tables lack; new tables come with the schema."""
     for table, columns in _ADDED.items():
         known = {str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})")}
-        for column in columns:
+        for column, kind in columns.items():
             if column not in known:
-                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
 
 
 def _insert(table: str, columns: Sequence[str]) -> str:

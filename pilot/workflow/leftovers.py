@@ -137,7 +137,7 @@ def _abandoned_report(store: PilotDB, row: JobRow, text: str, code: int) -> Mapp
     base: dict[str, object] = json.loads(row.skeleton) if row.skeleton else dict(bare)
     errors = ErrorList()
     for known in store.errors(row.job_id):
-        errors.add(known.code, known.diagnosis, who=known.who, retry=known.retry)
+        errors.add(known.code, known.diagnosis, rank=known.rank, who=known.who, retry=known.retry)
     if not errors:
         errors.add(code, text)
     reported = errors.reported(row.exit_code == 0)

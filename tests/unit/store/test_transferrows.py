@@ -161,11 +161,12 @@ def test_a_database_of_the_previous_version_is_extended(path: Path) -> None:
     assert [(row["lfn"], row["transfer_id"]) for row in store.transfers("7")] == [("old", ""), ("f1", "7.1.in.f1.1")]
     assert store.waiting_traces() == 1
     errors = ErrorList()
-    errors.add(1305, "exit code 7", who="site", retry="elsewhere", evidence="rule x: payload.stderr line 3")
+    errors.add(1305, "exit code 7", who="site", retry="elsewhere", evidence="rule x: payload.stderr line 3",
+               rank=6)
     store.add_error("7", next(iter(errors)))
     assert [row[1:] for row in store.errors("7")] == [
-        (1099, "Failed to stage-in file: gone", "", "", ""),
-        (1305, "Failed to execute payload: exit code 7", "site", "elsewhere", "rule x: payload.stderr line 3"),
+        (1099, "Failed to stage-in file: gone", "", "", "", None),
+        (1305, "Failed to execute payload: exit code 7", "site", "elsewhere", "rule x: payload.stderr line 3", 6),
     ]
 
 
@@ -174,5 +175,5 @@ def test_a_database_of_the_previous_version_can_be_looked_at(path: Path) -> None
     view = PilotDB(path, read_only=True)
     assert [(row["lfn"], row["transfer_id"]) for row in view.transfers("7")] == [("old", "")]
     assert view.waiting_traces() == 0
-    assert [row[1:] for row in view.errors("7")] == [(1099, "Failed to stage-in file: gone", "", "", "")]
+    assert [row[1:] for row in view.errors("7")] == [(1099, "Failed to stage-in file: gone", "", "", "", None)]
     assert "transfer_id" not in {row[1] for row in raw(path, "PRAGMA table_info(transfers)")}, "only looked at"
