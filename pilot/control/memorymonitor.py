@@ -17,7 +17,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Callable, Optional, Sequence
 
-from pilot.info.memory import OUTPUT, SNAPSHOT, SUMMARY, MemoryUse, prmon_line, read_memory_use, read_summary
+from pilot.info.memory import FILES, SUMMARY, MemoryUse, prmon_line, read_memory_use, read_summary
 from pilot.info.payloadtask import UtilityCommand
 from pilot.monitoring.sampler import MemorySampler
 from pilot.util.copying import placed
@@ -66,7 +66,7 @@ class MemoryMonitor:
         """Monotonic time at which :meth:`start_again` is to be called."""
         self.sampler = MemorySampler(self._job.workdir)
         self.sampler.writes = self._wanted
-        _remove(self._job.workdir, OUTPUT, SUMMARY, SNAPSHOT)
+        _remove(self._job.workdir, *FILES)
         _remove(self._home, SUMMARY)
 
     def start(self, pid: int, offered: Sequence[UtilityCommand]) -> None:
@@ -90,7 +90,7 @@ class MemoryMonitor:
         self.next_start = None
         while self._chain:
             self.sampler.writes = False
-            _remove(self._job.workdir, OUTPUT, SUMMARY, SNAPSHOT)
+            _remove(self._job.workdir, *FILES)
             if self._begin(self._chain[0]) is not None:
                 self._external = True
                 return

@@ -80,7 +80,7 @@ class PayloadPlan:
 
     def printable(self, line: str) -> str:
         """Return a shell line without the secrets in it."""
-        for secret in self.command.masked:
+        for secret in (*self.command.masked, *self.outside.masked):
             line = line.replace(secret, "********")
         return line
 

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 OUTPUT = "memory_monitor_output.txt"
 SUMMARY = "memory_monitor_summary.json"
 SNAPSHOT = f"{SUMMARY}_snapshot"
+FILES = (OUTPUT, SUMMARY, SNAPSHOT)
+"""Files of a memory monitor in the job's directory: no outputs, and no sign of life of a payload."""
 
 _SUMMARY_LIMIT = 1 << 20
 _TEXT_LIMIT = 4 << 20

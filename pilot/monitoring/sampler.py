@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Callable, NamedTuple, Optional
@@ -92,6 +93,8 @@ class MemorySampler:
             self._finished = True
             if self.writes and self._samples:
                 self._summarise(SUMMARY)
+                with suppress(OSError):
+                    (self._workdir / SNAPSHOT).unlink()
             return self._use()
 
     def _use(self) -> Optional[MemoryUse]:
@@ -185,16 +188,16 @@ class MemorySampler:
 
 def read_details(pid: int) -> Optional[_Details]:
     """Return PSS, swap and I/O of a process; None when it is gone or not ours to look at."""
-    rollup = _read(f"/proc/{pid}/smaps_rollup")
-    if not rollup:
+    rollup, counters = _read(f"/proc/{pid}/smaps_rollup"), _read(f"/proc/{pid}/io")
+    if not rollup and not counters:
         return None
-    sizes = {}
+    sizes = {} if rollup else {b"Rss": 1, b"Pss": 1}  # before Linux 4.14: all of it counts as not shared
     for line in rollup.split(b"\n"):
         name, colon, rest = line.partition(b":")
         if colon and name in (b"Rss", b"Pss", b"Swap"):
             sizes[name] = int(rest.split()[0])
     io = dict.fromkeys(IO, 0)
-    for line in _read(f"/proc/{pid}/io").split(b"\n"):
+    for line in counters.split(b"\n"):
         name, colon, rest = line.partition(b":")
         key = name.decode("ascii", "replace")
         if colon and key in io:

@@ -24,6 +24,7 @@ from pilot.common.exception import PilotException
 from pilot.copytool.base import Direction
 from pilot.info.filespec import FileSpec
 from pilot.info.job import Job
+from pilot.info.memory import FILES as MONITOR_FILES
 from pilot.info.queuedata import output_activities
 from pilot.staging.attempts import Attempts
 from pilot.staging.catalog import CATALOG
@@ -38,8 +39,11 @@ REGEX_PREFIX = "regex|"
 _GOOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-_]{1,250}")
 _PILOT_FILES = frozenset(
     {CATALOG, "pilotlog.txt", "jobReport.json", "jobReport.json.original", "metadata.xml", "panda_secrets.json",
-     "memory_monitor_output.txt"}
+     *MONITOR_FILES}
 )
+_UTILITY_OUTPUT = re.compile(
+    r"(?:preprocess|coprocess|postprocess|memorymonitor|benchmark|xcache_start|xcache_kill)_std(?:out|err)\.txt(?:-\d+)?")
+"""Files with the output of what runs around the payload."""
 
 
 class OutputProblem(PilotException):
@@ -106,7 +110,7 @@ def _expand(spec: FileSpec, job: Job, names: list[str], ctx: StagingContext) -> 
     if pattern:
         taken = {other.lfn for other in [*job.indata, *job.outdata, *job.logdata]}
         taken |= _PILOT_FILES | set(ctx.payload_logs)
-        free = [name for name in names if name not in taken]
+        free = [name for name in names if name not in taken and not _UTILITY_OUTPUT.fullmatch(name)]
         return [_sibling(spec, name) for name in names_matching(pattern, free)]
     if job.is_hpo:
         steps = _numbered(spec.lfn, names, r"_\d+")

@@ -320,6 +320,21 @@ def test_killed_while_a_utility_before_the_stagein_hangs(farm: Farm) -> None:
     assert int(farm.final(job)["pilotErrorCode"]) == 1144 and farm.payload_processes() == []
 
 
+@pytest.mark.parametrize("moment", ["BEFORE_PAYLOAD", "AFTER_PAYLOAD_FINISHED2", "AFTER_PAYLOAD_FINISHED"])
+def test_killed_while_a_utility_without_a_limit_hangs(farm: Farm, moment: str) -> None:
+    gate = farm.gate("utility")
+    job = farm.submit_job("echo data > out.dat", outputs=["out.dat"])
+    hang = {"label": "slow", "line": f"{STUBBORN}{gate.shell()}while :; do sleep 1000; done"}
+    pilot = run_utilized(farm, {moment: [hang]}, start=True)
+    gate.reached()
+    farm.wait_state(job, "running")
+    farm.server.kill(job)
+    pilot.wait()
+    ended_well(pilot)
+    assert int(farm.final(job)["pilotErrorCode"]) == 1144 and farm.payload_processes() == []
+    assert not (farm.outputs / "out.dat").exists()
+
+
 @pytest.mark.parametrize("moment", ["BEFORE_STAGEIN", "BEFORE_PAYLOAD", "AFTER_PAYLOAD_FINISHED",
                                     "AFTER_PAYLOAD_FINISHED2"])
 def test_hanging_utility_with_a_time_limit(farm: Farm, moment: str) -> None:
@@ -437,6 +452,15 @@ def test_memory_without_any_monitor(farm: Farm) -> None:
     members = log_of(farm, job)
     assert members["memory_monitor_output.txt"].startswith(b"Time\t")
     assert json.loads(members["memory_monitor_summary.json"])["Max"]["rss"] == int(final["maxRSS"])
+
+
+def test_files_of_the_pilot_are_no_outputs(farm: Farm) -> None:
+    job = farm.submit_job("until [ -s memory_monitor_output.txt ]; do sleep 0.1; done\n"
+                          "echo x > mine.txt; echo {} > mine.json",
+                          outputs=["regex|.*\\.txt", "regex|.*json.*"], preprocess=step(farm, "echo words"))
+    ended_well(farm.run_pilot(settings=QUICK, env=with_prmon(farm)))
+    assert farm.final(job)["state"] == "finished", farm.final(job)
+    assert {path.name for path in farm.outputs.iterdir() if path.suffix != ".tgz"} == {"mine.txt", "mine.json"}
 
 
 def test_no_monitor_is_wanted(farm: Farm) -> None:

@@ -212,6 +212,7 @@ def test_sampler_writes_what_prmon_writes(tmp_path: Path, process: ProcInfo) -> 
     sampler.finish()
     final = read_memory_use(tmp_path)
     assert final is not None and final.peak == use.peak and (tmp_path / SUMMARY).exists()
+    assert not (tmp_path / SNAPSHOT).exists()
     sampler.sample([process])
     assert len(time_series(tmp_path)["pss"]) == 3
 
@@ -264,6 +265,17 @@ def test_a_sample_is_cheap(tmp_path: Path, process: ProcInfo) -> None:
     begin = time.thread_time()
     sampler.sample([process])
     print(f"one sample: {(time.thread_time() - begin) * 1000:.1f} ms of CPU time")  # noqa: T201 - a figure, no limit
+
+
+def test_kernel_without_smaps_rollup(tmp_path: Path, process: ProcInfo, monkeypatch: Any) -> None:
+    from pilot.monitoring import sampler
+
+    real = sampler._read
+    monkeypatch.setattr(sampler, "_read", lambda path: b"" if path.endswith("smaps_rollup") else real(path))
+    own = MemorySampler(tmp_path)
+    own.sample([process])
+    use = own.use()
+    assert use is not None and use.max_pss == use.max_rss > 50_000 and use.totals is not None and use.totals[0] > 0
 
 
 def test_vanished_process() -> None:
