@@ -395,7 +395,7 @@ class PilotDB(TransferRows):
         known = self._table_columns("errors")  # an older version's, when it is only looked at
         columns = ",".join(name if name in known else f"'' AS {name}" for name in names)
         rows = self._query(f"SELECT {columns} FROM errors WHERE job_id=? ORDER BY rowid", (job_id,))  # noqa: S608
-        return [ErrorRow(*row[:-1], row[-1] if row[-1] != "" else None) for row in rows]
+        return [ErrorRow._make((*row[:-1], row[-1] if row[-1] != "" else None)) for row in rows]
 
     def samples(self, job_id: str) -> list[tuple[float, float, float, int, int]]:
         """(time, cpu s, cores, rss bytes, processes) of each sample of a job."""
