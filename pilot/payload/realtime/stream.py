@@ -48,6 +48,7 @@ class Stream:
         self._pause_until = 0.0
         self._failures = 0
         self._told = False
+        self._told_lost = False
         self._thread = threading.Thread(target=self._run, name=f"rtlog-{plan.job_id}", daemon=True)
 
     def start(self) -> None:
@@ -115,6 +116,10 @@ class Stream:
     def _turn(self, sink: Sink, *, send: bool, at_end: bool) -> None:
         for follower in self._followers:
             follower.look()
+            if follower.lost and not self._told_lost:
+                self._told_lost = True
+                logger.warning("job %s: real-time logging: %d bytes are left out, the files grow faster than lines can "
+                               "be sent; what more is left out is said at the end", self.plan.job_id, follower.lost)
             taken = 0
             while taken < _TURN_BYTES and not (self._is_full() and not (send and self._send(sink))):
                 if self._ending and time.monotonic() > self._limit:
