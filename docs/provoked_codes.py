@@ -59,8 +59,12 @@ PROVOKED: dict[int, str] = {
     1361: "test_a_file_that_does_not_open_fails_the_job_with_its_name_place_and_reason",
     1366: "test_what_cannot_be_read_is_a_checksum_failure_with_the_path",
     1371: "test_output_name_that_is_not_ascii_fails_with_its_own_code",
+    1370: "test_hours_that_are_needed",
+    1373: "test_hours_that_are_needed",
     1376: "test_the_deadline_ends_the_archive",
     1379: "test_term_on_kubernetes_is_a_preemption",
+    1380: "test_what_arcproxy_says",
+    1382: "test_hours_that_are_needed",
     1384: "test_a_queue_without_containers",
     1385: "test_an_hpc_queue_without_jobs_is_1385",
     1386: "test_refusal",
@@ -68,14 +72,12 @@ PROVOKED: dict[int, str] = {
 """Code -> test function."""
 
 _CHECKS = "set by a check of running payloads that this version does not have yet"
-_PROXY = "set by the verification of proxies, which is an experiment's (`verify_proxy`)"
 _EVENTS = "event service: not in this version"
 _CPU = "a failure to measure CPU time is noted in the log and fails no job"
 _REMOTE = "existing pilots' script for the test of remote inputs; this pilot tests them itself: 1361"
 
 NEVER: dict[int, str] = {
     **dict.fromkeys((1104, 1106, 1124, 1150, 1235, 1332), _CHECKS),
-    **dict.fromkeys((1370, 1373, 1380, 1381, 1382), _PROXY),
     **dict.fromkeys((1224, 1228, 1234, 1238, 1240), _EVENTS),
     **dict.fromkeys((1344, 1352, 1353, 1354), _CPU),
     **dict.fromkeys((1368, 1374, 1378), _REMOTE),
@@ -97,6 +99,7 @@ NEVER: dict[int, str] = {
     1365: "ctypes is not needed",
     1367: "each use of a command has a code of its own for its time-out: 1151, 1152, 1110",
     1375: "not an error: the lease of a stager is over",
+    1381: "not an error: an arcproxy that does not work is noted in the log, the proxy is not verified then",
     1377: "set by a check of CVMFS before the first job, which this version does not have yet",
 }
 """Code -> why it cannot occur in this version."""
