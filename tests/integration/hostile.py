@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any
 
+from pilot.info.payloadtask import Moment, UtilityCommand
 from pilot.user.generic import GenericExperiment
 
 HOOK, WAY = os.environ.get("HOSTILE_HOOK", ""), os.environ.get("HOSTILE_WAY", "")
@@ -57,6 +58,9 @@ class Hostile(GenericExperiment):
 
     def contain(self, task: Any, command: Any) -> Any:
         return command
+
+    def utility(self, moment: Any, task: Any, command: Any) -> Any:
+        return [UtilityCommand("hello", "true")] if moment is Moment.BEFORE_PAYLOAD else []
 
     def verifies_setup(self, job: Any, queue: Any) -> bool:
         return False

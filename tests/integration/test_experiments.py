@@ -133,6 +133,11 @@ def test_a_pushed_pilot_of_rubin_takes_one_job(farm: Farm) -> None:
 HOSTILE = {"plugins.experiments": {"hostile": "hostile:Hostile"}}
 OF_THE_PILOT = {"sanity_check", "verify_proxy", "allow_timefloor"}
 """Called for no job: the pilot ends, the job stays at the server for the next one."""
+NOT_CALLED_HERE = {
+    "verify_proxy",  # option -t
+    "payload_proxy_role",  # user jobs with a proxy of their own
+    "verifies_setup",  # commands with a set-up
+}
 
 
 def run_hostile(farm: Farm, hook: str, way: str) -> tuple[int, Any]:
@@ -160,6 +165,8 @@ def test_a_bad_hook_never_loses_a_job(farm: Farm, hook: str, way: str) -> None:
     assert pilot.process.returncode == 0, pilot.output[-3000:]
     assert len(farm.final_updates(job)) == 1
     final = farm.final(job)
+    if hook not in NOT_CALLED_HERE and (hook, way) != ("setup_end", "number"):  # 42 is a time
+        assert f"hook {hook} of experiment hostile" in pilot.log
     if final["state"] == "failed":
         assert int(final["pilotErrorCode"]) in (1310, 1319, 1099, 1137), final["pilotErrorDiag"]
         assert f"hook {hook} of experiment hostile" in final["pilotErrorDiag"]
