@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from pilot.common.exception import PilotException
 from pilot.control.memorymonitor import MEMORY_MONITOR, MemoryMonitor
 from pilot.control.utilities import stop_grace, tell_experiment
 from pilot.info.payloadtask import Moment, PayloadTask, UtilityCommand
+from pilot.payload.killer import send
 from pilot.payload.utilities import (
     CANCELLED,
     ENDED,
@@ -172,11 +174,16 @@ class Company:
 
     def stop(self) -> None:
         """The payload is over: end all of them, the memory monitor first (it notices by itself), and take its words."""
-        grace = stop_grace(self.ctx)
+        hurry = self._job.cancel.cancelled
+        until = time.monotonic() + stop_grace(self.ctx)  # for all of them together, when the job is broken off
+        if hurry:
+            for running in self._beside:
+                if running.command.label != MEMORY_MONITOR:
+                    send(running.child.descendants(), signal.SIGTERM)
         for running in sorted(self._beside, key=lambda item: item.command.label != MEMORY_MONITOR):
             patience = running.command.patience
-            if self._job.cancel.cancelled:
-                patience = min(patience, grace)
+            if hurry:
+                patience = min(patience, max(0.0, until - time.monotonic()))
             was_running = running.child.running
             stop_utility(running, patience)
             status = running.child.wait(1.0)

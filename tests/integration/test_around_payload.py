@@ -13,6 +13,8 @@ from harness import PATIENCE, Farm, Pilot
 from looks import archive, ended_well, wait_for_log
 
 QUICK = {"pilot.heartbeat": 1, "shutdown.term_grace": 1}
+STUBBORN = "trap '' TERM INT HUP USR1; (trap '' TERM; sleep 1000) & "
+"""A shell that only SIGKILL ends, with a child of the same kind."""
 
 
 def step(farm: Farm, text: str, args: str = "") -> dict[str, str]:
@@ -56,6 +58,28 @@ def test_sequence_with_setup_arguments_and_outputs(farm: Farm) -> None:
     assert members["preprocess_stdout.txt"] == b"words\n" and members["preprocess_stderr.txt"] == b"more\n"
     assert members["postprocess_stdout.txt"] == b"out.dat\n" and "coprocess_stdout.txt" in members
     assert farm.payload_processes() == []
+
+
+def test_time_around_the_payload_counts_as_payload(farm: Farm) -> None:
+    wait = "read -t 1.1 _ <> <(:); true"
+    job = farm.submit_job(wait, preprocess=step(farm, wait), postprocess=step(farm, wait))
+    ended_well(farm.run_pilot())
+    getjob, stagein, payload, stageout, setup = (int(part) for part in farm.final(job)["pilotTiming"].split("|"))
+    assert payload >= 3 and stagein == 0
+
+
+def test_several_stubborn_companions_of_a_killed_job(farm: Farm) -> None:
+    gate = farm.gate("beside")
+    hang = {"line": f"{STUBBORN}{gate.say()}while :; do sleep 1000; done", "patience": 1000}
+    job = farm.submit_job(f"{STUBBORN}while :; do sleep 1000; done")
+    pilot = run_utilized(farm, {"WITH_PAYLOAD": [{**hang, "label": f"beside{n}"} for n in range(4)]}, start=True)
+    for _ in range(4):
+        gate.reached()
+    farm.wait_state(job, "running")
+    farm.server.kill(job)
+    pilot.wait()
+    ended_well(pilot)
+    assert int(farm.final(job)["pilotErrorCode"]) == 1144 and farm.payload_processes() == []
 
 
 @pytest.mark.parametrize(("code", "said"), [(3, 1356), (255, 1356), (137, 1356)])
@@ -154,8 +178,6 @@ def test_utilities_may_change_the_parameters(farm: Farm) -> None:
 
 
 # --- killed in each stage ---------------------------------------------------------------------------------------------
-
-STUBBORN = "trap '' TERM INT HUP USR1; (trap '' TERM; sleep 1000) & "
 
 
 @pytest.mark.parametrize("stage", ["preprocess", "payload", "coprocess", "postprocess"])
