@@ -23,6 +23,12 @@ class PilotException(Exception):
         super().__init__(*details)
         self.code = self.default_code if code is None else code
         self.detail = " ".join(str(item) for item in details)
+        self.who = self.retry = ""
+
+    def advise(self, who: str, retry: str) -> PilotException:
+        """Say who must act and what to try where that differs from the code's row in the table; returns itself."""
+        self.who, self.retry = who, retry
+        return self
 
     @property
     def diagnosis(self) -> str:

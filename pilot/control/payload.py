@@ -37,7 +37,8 @@ class PayloadComponent(Component):
             event = Event.PAYLOAD_FAILED  # why is in the error list already
         except (PilotException, OSError) as exc:
             code, text = describe(exc)
-            add_error(self.ctx, job, 1310 if code == 1319 else code, text)
+            add_error(self.ctx, job, 1310 if code == 1319 else code, text, who=getattr(exc, "who", ""),
+                      retry=getattr(exc, "retry", ""))
             event = Event.PAYLOAD_FAILED
         finally:
             after_payload(self.ctx, job)

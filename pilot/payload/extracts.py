@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pilot.common.errors import ErrorList
@@ -48,7 +48,7 @@ def log_extract(
     parts = [
         cut_bytes(_connections(job_id, workdir), _TRACER_LIMIT),
         cut_bytes(_errors(errors), _ERRORS_LIMIT),
-        _pilot_log(pilot_log, log_name or pilot_log.name),
+        _pilot_log(pilot_log, log_name or pilot_log.name, errors.codes() if errors else ()),
     ]
     text = "\n".join(part for part in parts if part)
     room = EXTRACT_LIMIT - len(text.encode("utf-8", "replace")) - 1
@@ -75,9 +75,14 @@ def _errors(errors: ErrorList | None) -> str:
     return "\n".join(f"{error.code} {shorten(redact(error.diagnosis), 200)}" for error in ordered)
 
 
-def _pilot_log(path: Path, name: str) -> str:
-    """Return the last lines of the pilot log that speak of trouble, as many as fit: fatal ones before others."""
-    lines = [line.strip() for line in printable(read_tail(path, _WINDOW)).split("\n") if _LEVEL.search(line)]
+def _pilot_log(path: Path, name: str, listed: Sequence[int]) -> str:
+    """Return the last lines of the pilot log that speak of trouble, as many as fit: fatal ones before others.
+
+    The lines about errors that are ``listed`` already say nothing new.
+    """
+    known = re.compile(rf": error ({'|'.join(map(str, listed))}): ") if listed else None
+    lines = [line.strip() for line in printable(read_tail(path, _WINDOW)).split("\n")
+             if _LEVEL.search(line) and not (known and known.search(line))]
     if not lines:
         return ""
     header = f"- Log from {name} -"

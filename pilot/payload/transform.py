@@ -11,7 +11,7 @@ from glob import escape, glob
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pilot.common.errorcodes import ErrorCodes
+from pilot.common.errorcodes import ELSEWHERE, NEVER, SAME, SITE, USER, ErrorCodes
 from pilot.common.exception import CommunicationFailure, PilotException, TrfDownloadFailure
 from pilot.util.backoff import Backoff
 from pilot.util.cancel import CancelToken
@@ -86,7 +86,7 @@ def transform_name(url: str) -> str:
     try:
         return check_name(name)
     except UnsafePath as error:
-        raise TrfDownloadFailure(f"invalid transform name in {url}: {error.detail}") from None
+        raise TrfDownloadFailure(f"invalid transform name in {url}: {error.detail}").advise(USER, NEVER) from None
 
 
 def get_transform(
@@ -122,7 +122,7 @@ def get_transform(
         _copy_from_harvester(Path(harvester), workdir, name)
     if not path.is_file():
         if not is_allowed(url, bases):
-            raise TrfDownloadFailure(f"invalid base URL: {url}")
+            raise TrfDownloadFailure(f"invalid base URL: {url}").advise(USER, NEVER)
         _write(path, _download(url, fetch, token or CancelToken()))
     make_executable(path)
     return name
@@ -156,24 +156,25 @@ def _copy_from_harvester(source: Path, workdir: Path, name: str) -> None:
 def _download(url: str, fetch: Fetch, token: CancelToken) -> bytes:
     """Return the checked content, after up to three tries."""
     backoff = Backoff(_BACKOFF_BASE, _BACKOFF_MAX)
-    reason = ""
+    reason, advice = "", (USER, SAME)
     for trial in range(1, TRIALS + 1):
         token.check()
         try:
             content = fetch(url)
-            reason = _defect(content)
+            reason, advice = _defect(content), (USER, SAME)
             if not reason:
                 logger.info("downloaded transform %s (%d bytes)", url, len(content))
                 return content
         except (CommunicationFailure, OSError) as error:
             reason = str(getattr(error, "reason", "") or getattr(error, "detail", "") or error)
-            status = getattr(error, "status", None)
+            status, advice = getattr(error, "status", None), (SITE, ELSEWHERE)
             if isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429):
+                advice = USER, NEVER  # the server is well, the name is wrong
                 break
         logger.warning("download of %s, try %d of %d: %s", url, trial, TRIALS, reason)
         if trial < TRIALS and token.wait(backoff.next()):
             token.check()
-    raise TrfDownloadFailure(f"no data was downloaded from {url}: {reason}")
+    raise TrfDownloadFailure(f"no data was downloaded from {url}: {reason}").advise(*advice)
 
 
 def _defect(content: bytes) -> str:

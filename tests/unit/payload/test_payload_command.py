@@ -238,17 +238,17 @@ def test_a_download_is_tried_three_times(server: Server, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason", "tries"),
+    ("answer", "reason", "tries", "advice"),
     [
-        ((500, b"x"), "HTTP 500", 3),
-        ((404, b"x"), "HTTP 404", 1),
-        ((200, b""), "empty", 3),
-        ((200, b"\n <!DOCTYPE html><html>Login</html>"), "web page", 3),
-        ((200, b'{"error": 1}'), "no program", 3),
+        ((500, b"x"), "HTTP 500", 3, ("site", "elsewhere")),
+        ((404, b"x"), "HTTP 404", 1, ("user", "never")),
+        ((200, b""), "empty", 3, ("user", "same site")),
+        ((200, b"\n <!DOCTYPE html><html>Login</html>"), "web page", 3, ("user", "same site")),
+        ((200, b'{"error": 1}'), "no program", 3, ("user", "same site")),
     ],
 )
 def test_a_failed_download_is_1149_and_leaves_nothing(
-    server: Server, tmp_path: Path, answer: tuple[int, bytes], reason: str, tries: int
+    server: Server, tmp_path: Path, answer: tuple[int, bytes], reason: str, tries: int, advice: tuple[str, str]
 ) -> None:
     server.answers = [answer]
     with pytest.raises(PilotException) as caught:
@@ -256,6 +256,7 @@ def test_a_failed_download_is_1149_and_leaves_nothing(
     assert caught.value.code == 1149
     assert reason in caught.value.diagnosis
     assert f"no data was downloaded from {server.base}/trf/run-1" in caught.value.diagnosis
+    assert (caught.value.who, caught.value.retry) == advice
     assert len(server.asked) == tries
     assert os.listdir(tmp_path) == []
 
@@ -264,7 +265,7 @@ def test_a_failed_download_is_1149_and_leaves_nothing(
 def test_a_url_outside_of_the_bases_or_without_a_name_is_1149(server: Server, tmp_path: Path, path: str) -> None:
     with pytest.raises(PilotException) as caught:
         download(server, tmp_path, path)
-    assert caught.value.code == 1149
+    assert (caught.value.code, caught.value.who, caught.value.retry) == (1149, "user", "never")
     assert server.asked == []
 
 

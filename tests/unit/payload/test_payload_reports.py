@@ -24,6 +24,18 @@ def test_the_extract_names_the_log_as_people_know_it(tmp_path: Path) -> None:
     assert text == "- Log from pilotlog.txt -\n2026-01-31 | ERROR | trouble"
 
 
+def test_errors_that_are_listed_are_not_quoted_from_the_log_again(tmp_path: Path) -> None:
+    (tmp_path / "pilotlog.txt").write_text(
+        "2026-01-31 | ERROR | job 77: error 1305: Failed to execute payload: exit code 3\n"
+        "2026-01-31 | ERROR | job 77: error 1320: Failed during creation of log file: x\n"
+        "2026-01-31 | WARNING | load is high\n")
+    errors = ErrorList()
+    errors.add(1305, "exit code 3")
+    text = extract(tmp_path, errors=errors)
+    assert text.count("exit code 3") == 1
+    assert "error 1320" in text and "load is high" in text
+
+
 def test_the_extract_has_all_parts_and_fits_in_1024_bytes(tmp_path: Path) -> None:
     connection = "2026-01-31 12:00:00.123456 : INFO     connect: 188.185.85.104:443  cmd: python3\n"
     (tmp_path / "pandatracerlog.txt").write_text(connection * 500)
