@@ -42,17 +42,27 @@ class ExitStatus(NamedTuple):
 
 def become_subreaper() -> bool:
     """Ask the kernel to hand orphaned descendants to this process; False (and a line in the log) when it cannot."""
+    reason = _set_subreaper(1)
+    if reason:
+        logger.warning("cannot become subreaper (%s): daemons of a payload are found by session and marker only",
+                       reason)
+    return not reason
+
+
+def resign_subreaper() -> None:
+    """Give the role back: without a reaper every orphan would stay as a zombie."""
+    _set_subreaper(0)
+
+
+def _set_subreaper(value: int) -> str:
+    """Return why it cannot be set, '' for success."""
     try:
         import ctypes
 
         library = ctypes.CDLL(None, use_errno=True)
-        if library.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0:
-            return True
-        reason = os.strerror(ctypes.get_errno())
+        return "" if library.prctl(_PR_SET_CHILD_SUBREAPER, value, 0, 0, 0) == 0 else os.strerror(ctypes.get_errno())
     except (ImportError, OSError, AttributeError) as error:
-        reason = str(error)
-    logger.warning("cannot become subreaper (%s): daemons of a payload are found by session and marker only", reason)
-    return False
+        return str(error)
 
 
 def has_children() -> bool:

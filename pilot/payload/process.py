@@ -26,7 +26,14 @@ from subprocess import DEVNULL, Popen
 from typing import Optional
 
 from pilot.payload.child import MARKER, Child
-from pilot.payload.kernel import ExitStatus, become_subreaper, has_children, own_children, own_user
+from pilot.payload.kernel import (
+    ExitStatus,
+    become_subreaper,
+    has_children,
+    own_children,
+    own_user,
+    resign_subreaper,
+)
 from pilot.payload.killer import KillReport, end_processes, send
 from pilot.util import procfs
 from pilot.util.hardening import payload_inheritance
@@ -176,6 +183,8 @@ class Supervisor:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        if self.subreaper:
+            resign_subreaper()
 
     def end_stragglers(self, report: KillReport, child: Child | None = None) -> KillReport:
         """Kill what no scan can see: processes that fork and end faster than a pass over /proc takes.

@@ -11,7 +11,7 @@ import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Set
 
 import pytest
 
@@ -59,6 +59,16 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.fixture(autouse=True)
+def earlier() -> None:
+    """What other tests have left is not what these are about."""
+    EARLIER.clear()
+    EARLIER.update(zombies())
+
+
+EARLIER: Set[int] = set()
+
+
 def zombies() -> List[int]:
     found = []
     for entry in Path("/proc").iterdir():
@@ -67,7 +77,7 @@ def zombies() -> List[int]:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if fields[0] == "Z" and int(fields[1]) == os.getpid():
+            if fields[0] == "Z" and int(fields[1]) == os.getpid() and int(entry.name) not in EARLIER:
                 found.append(int(entry.name))
     return found
 
