@@ -160,6 +160,7 @@ def test_a_kill_leaves_nothing(runtime: Runtime) -> None:
     job = runtime.submit(f"sleep 1000 &\ntrap '' TERM\n{gate.shell()}")
     pilot = runtime.start(**{"pilot.heartbeat": 1, "shutdown.term_grace": 1})
     gate.reached()
+    farm.wait_state(job, "starting", "running")
     farm.server.kill(job)
     assert int(ended(farm, job, pilot, "failed")["pilotErrorCode"]) == 1144
     assert farm.payload_processes() == []

@@ -270,6 +270,7 @@ def test_a_kill_while_the_set_up_is_tried(farm: Farm, tmp_path: Path, queue: Dic
     job = production(farm)
     pilot = atlas(farm, tree=own_tree(tmp_path, f"sleep 1000 &\n{gate.shell()}"), **{"pilot.heartbeat": 1})
     gate.reached()
+    farm.wait_state(job, "starting", "running")  # a job that has not begun is closed without a report
     farm.server.kill(job)
     failed(farm, job, pilot, 1144)
     assert farm.payload_processes() == []

@@ -19,6 +19,7 @@ def test_thousand_children_are_ended_with_the_job(farm: Farm) -> None:
     pilot = farm.start_pilot(settings={"pilot.heartbeat": 1, "shutdown.term_grace": 2})
     gate.reached()
     assert len(farm.payload_processes()) > 1000
+    farm.wait_state(job, "starting", "running")
     farm.server.kill(job)
     assert pilot.wait() == 0
     ended_well(pilot)
@@ -42,6 +43,7 @@ def test_payload_that_ignores_sigterm_is_killed(farm: Farm) -> None:
     job = farm.submit_job("trap '' TERM INT HUP QUIT USR1\n" + gate.shell() + "while true; do sleep 1000; done")
     pilot = farm.start_pilot(settings={"pilot.heartbeat": 1, "shutdown.term_grace": 1})
     gate.reached()
+    farm.wait_state(job, "starting", "running")
     farm.server.kill(job)
     pilot.wait()
     ended_well(pilot)
