@@ -90,7 +90,7 @@ def gcs(testbed: Testbed) -> Gcs:
 
 @pytest.fixture(scope="session")
 def rucio(testbed: Testbed) -> Rucio:
-    """Rucio server with storages TB_POSIX, TB_XROOTD, TB_GFAL, TB_HTTP, TB_DAVS and TB_GSI."""
+    """Rucio server with storages TB_POSIX, TB_XROOTD, TB_GFAL, TB_HTTP, TB_DAVS, TB_GSI and TB_XGSI."""
     return required(lambda: testbed.rucio)
 
 

@@ -78,9 +78,26 @@ class ViaRucio(XRootDAdapter):
 
 
 class XrootdRse(ViaRucio):
-    """The commands xrdcp and xrdfs."""
+    """XRootD's library."""
 
     prefix, rse = "rucio", "TB_XROOTD"
+    impossible = ("?",)
+
+
+class XrootdRseCommands(XrootdRse):
+    """The commands xrdcp and xrdfs: no Python here has the bindings."""
+
+    def environ(self) -> Dict[str, str]:
+        blocked = self.workdir / "python" / "XRootD"
+        blocked.mkdir(parents=True, exist_ok=True)
+        (blocked / "__init__.py").write_text("raise ImportError('taken away by the test')\n")
+        return {**super().environ(), "PYTHONPATH": str(blocked.parent)}
+
+
+class XrootdGsiRse(ViaRucio):
+    """XRootD's library with a proxy."""
+
+    prefix, rse = "xgsirse", "TB_XGSI"
     impossible = ("?",)
 
 
@@ -165,6 +182,18 @@ class TestXrootdRse(Downloads, Uploads, Permissions, Aborts, LostServer):
     @pytest.fixture
     def adapter(self, tmp_path: Path, helpers: HelperPool, rucio: Rucio) -> Adapter:
         return XrootdRse(tmp_path, helpers, rucio.storage, rucio)
+
+
+class TestXrootdRseCommands(Downloads, Uploads, Permissions, Aborts, LostServer):
+    @pytest.fixture
+    def adapter(self, tmp_path: Path, helpers: HelperPool, rucio: Rucio) -> Adapter:
+        return XrootdRseCommands(tmp_path, helpers, rucio.storage, rucio)
+
+
+class TestXrootdGsiRse(Downloads, Uploads, Permissions):
+    @pytest.fixture
+    def adapter(self, tmp_path: Path, helpers: HelperPool, rucio: Rucio) -> Adapter:
+        return XrootdGsiRse(tmp_path, helpers, rucio.gsi_storage, rucio)
 
 
 class TestGfalRse(Downloads, Uploads, Permissions, Aborts, LostServer):
@@ -281,7 +310,7 @@ def rucio_tool(environ: Dict[str, str], own_helpers: OwnPool) -> CopyTool:
     return load_tool("rucio", ToolConfig(environ=environ, helpers=own_helpers))
 
 
-ALL = ["TB_POSIX", "TB_XROOTD", "TB_GFAL", "TB_HTTP", "TB_DAVS", "TB_GSI"]
+ALL = ["TB_POSIX", "TB_XROOTD", "TB_GFAL", "TB_HTTP", "TB_DAVS", "TB_GSI", "TB_XGSI"]
 
 
 @pytest.mark.parametrize("rse", ALL)
@@ -357,9 +386,12 @@ def test_five_hundred_small_files_in_one_order(rucio_tool: CopyTool, tmp_path: P
 class TestHelperKilled:
     """The helper process dies in mid-transfer."""
 
-    @pytest.fixture
-    def adapter(self, tmp_path: Path, own_helpers: OwnPool, rucio: Rucio) -> Adapter:
-        return XrootdRse(tmp_path, own_helpers, rucio.storage, rucio)
+    @pytest.fixture(params=[XrootdRse, XrootdRseCommands])
+    def adapter(
+        self, tmp_path: Path, own_helpers: OwnPool, rucio: Rucio, request: pytest.FixtureRequest
+    ) -> Adapter:
+        adapter: Adapter = request.param(tmp_path, own_helpers, rucio.storage, rucio)
+        return adapter
 
     def test_what_has_no_outcome_is_ordered_again(self, adapter: Adapter, own_helpers: OwnPool) -> None:
         adapter.put("first", SMALL)
@@ -388,7 +420,7 @@ class TestHelperKilled:
             thread.join(PATIENCE * 2)
             assert not thread.is_alive()
         assert (settled, failures) == (["first", "big", "last"], [])
-        assert commands, "xrdcp was running"
+        assert commands, "xrdcp, or the process with its library, was running"
         psutil.wait_procs(commands, timeout=PATIENCE)
         assert not any(process.is_running() for process in commands)
         assert leftovers(adapter, "first", "big", "last") == []
@@ -425,11 +457,11 @@ class TestHelperKilled:
         assert not adapter.exists("output") and not adapter.exists("output.rucio.upload")
 
 
-@pytest.mark.parametrize("kind", [XrootdRse, GfalRse, HttpRse])
+@pytest.mark.parametrize("kind", [XrootdRse, XrootdRseCommands, GfalRse, HttpRse])
 def test_nothing_runs_and_nothing_lies_about_after_an_upload_was_broken_off(
     kind: Type[ViaRucio], tmp_path: Path, own_helpers: OwnPool, rucio: Rucio
 ) -> None:
-    if kind is not XrootdRse:
+    if not issubclass(kind, XrootdRse):
         needs_gfal()
     adapter = kind(tmp_path, own_helpers, rucio.storage, rucio)
     with gate(adapter.server, "hold", HALFWAY, "up") as door:
@@ -437,7 +469,8 @@ def test_nothing_runs_and_nothing_lies_about_after_an_upload_was_broken_off(
         running = Running(adapter.tool(), transfer)
         assert door.reached.wait(PATIENCE)
         _, *commands = own_helpers.processes()
-        assert bool(commands) == (kind is XrootdRse)
+        assert bool(commands) == issubclass(kind, XrootdRse)
+        assert any("xrdcp" in command.name() for command in commands) == (kind is XrootdRseCommands)
         running.cancel()
         until(lambda: not adapter.exists("output.rucio.upload"), "the partial file is removed from the storage")
     psutil.wait_procs(commands, timeout=PATIENCE)

@@ -1,4 +1,7 @@
-"""gfal2 in a helper process: copies with progress and abort, file checks, removal; a context of its own per order.
+"""gfal2 in a helper process: copies with progress and abort, file checks, removal.
+
+Each order has a context to itself. One that served an order for ``root://`` well is used again: the making of it, with
+all plug-ins, takes a tenth of the time of a small file, and XRootD keeps nothing in it. That for HTTP does.
 
 How a name stands in a URL depends on the plug-in (tried with gfal2 2.21): those for HTTP and XRootD decode ``%20``, the
 latter on the local side too; HTTP refuses what is not encoded. The others take names as they are.
@@ -9,7 +12,9 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from typing import Any, Mapping, Optional
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from typing import Any, Iterator, Mapping, Optional
 from urllib.parse import quote
 
 from pilot.copytool.worker.main import Call, Operation, Refused
@@ -91,15 +96,46 @@ def _context(url: str, limit: int) -> Any:
 
     context = gfal2.creat_context()
     context.set_user_agent("panda-pilot", PILOT_VERSION)
-    for plugin in _PLUGINS:
-        context.set_opt_integer(plugin, "OPERATION_TIMEOUT", limit)
-    context.set_opt_integer("CORE", "NAMESPACE_TIMEOUT", min(limit, 300))
-    context.set_opt_integer("CORE", "CHECKSUM_TIMEOUT", limit)
+    _with_limits(context, limit)
     context.set_opt_boolean("HTTP PLUGIN", "RETRIEVE_BEARER_TOKEN", False)
     token = _token()
     if token:
         context.cred_set(url, context.cred_new("BEARER", token))
     return context
+
+
+def _with_limits(context: Any, limit: int) -> Any:
+    """The context, with time limits in s."""
+    for plugin in _PLUGINS:
+        context.set_opt_integer(plugin, "OPERATION_TIMEOUT", limit)
+    context.set_opt_integer("CORE", "NAMESPACE_TIMEOUT", min(limit, 300))
+    context.set_opt_integer("CORE", "CHECKSUM_TIMEOUT", limit)
+    return context
+
+
+_IDLE: SimpleQueue[Any] = SimpleQueue()
+"""Contexts for ``root://`` that nobody uses and no token was given to."""
+
+
+@contextmanager
+def _lent(call: Call, url: str, limit: int) -> Iterator[Any]:
+    """A context for the block, which is stopped when the order is broken off."""
+    kept = scheme_of(url) in XROOTD and not _token()
+    try:
+        context = _with_limits(_IDLE.get_nowait(), limit) if kept else _context(url, limit)
+    except Empty:
+        context = _context(url, limit)
+    abort = _abort(context)
+    call.on_cancel(abort)
+    try:
+        yield context
+    except BaseException:
+        kept = False
+        raise
+    finally:
+        call.forget(abort)
+        if kept and not call.cancelled:  # else it may be stopped at any time from now on
+            _IDLE.put(context)
 
 
 def _token() -> str:
@@ -122,7 +158,6 @@ def _copy(call: Call) -> Mapping[str, Any]:
     args = call.args
     url, local, size = str(args["url"]), str(args["local"]), int(args["size"])
     limit = int(args["timeout"]) or LONGEST
-    context = _context(url, limit)
     upload = _upload(call, limit) if args["upload"] else None
     told: list[int] = []
 
@@ -140,27 +175,24 @@ def _copy(call: Call) -> Mapping[str, Any]:
     def position() -> Optional[int]:
         return told[0] if told else read_position(local) if upload is not None else size_of(local)
 
-    parameters = context.transfer_parameters()
-    parameters.timeout = limit
-    parameters.create_parent = upload is not None
-    parameters.monitor_callback = monitor
-    parameters.event_callback = notice
     kind, _, value = str(args["checksum"]).partition(":")
-    if value:
-        parameters.set_checksum(gfal2.checksum_mode.target, kind.upper(), value)
     near = local_url(local, url)
-    abort = _abort(context)
-    call.on_cancel(abort)
     try:
-        if upload is not None and scheme_of(url) in XROOTD:
-            _refuse_existing(context, url)
-        with watched(call, position, size if upload is not None else 0):
-            context.filecopy(parameters, *((near, url) if upload is not None else (url, near)))
+        with _lent(call, url, limit) as context:
+            parameters = context.transfer_parameters()
+            parameters.timeout = limit
+            parameters.create_parent = upload is not None
+            parameters.monitor_callback = monitor
+            parameters.event_callback = notice
+            if value:
+                parameters.set_checksum(gfal2.checksum_mode.target, kind.upper(), value)
+            if upload is not None and scheme_of(url) in XROOTD:
+                _refuse_existing(context, url)
+            with watched(call, position, size if upload is not None else 0):
+                context.filecopy(parameters, *((near, url) if upload is not None else (url, near)))
     except gfal2.GError as exc:
         taken = int(exc.code or 0) == errno.EEXIST
         raise _refused(exc, remains=upload.failed() if upload is not None and not taken else False) from exc
-    finally:
-        call.forget(abort)
     if upload is not None:
         upload.done()
     return {}
@@ -215,33 +247,33 @@ def _upload(call: Call, limit: int) -> Upload:
     return Upload(call, int(call.args["size"]), size, remove)
 
 
-def _question(call: Call) -> tuple[Any, str]:
+@contextmanager
+def _question(call: Call) -> Iterator[tuple[Any, str]]:
     """A context for a question about ``url``, and that URL."""
     url = str(call.args["url"])
-    context = _context(url, int(call.args.get("timeout", 60)))
-    call.on_cancel(_abort(context))
-    return context, url
+    with _lent(call, url, int(call.args.get("timeout", 60))) as context:
+        yield context, url
 
 
 def _stat(call: Call) -> Mapping[str, Any]:
-    context, url = _question(call)
-    return {"size": int(context.stat(url).st_size)}
+    with _question(call) as (context, url):
+        return {"size": int(context.stat(url).st_size)}
 
 
 def _checksum(call: Call) -> Mapping[str, Any]:
     """Ask the storage for the checksum: ``{"adler32": "1beacc19"}``."""
-    context, url = _question(call)
     kind = str(call.args.get("type") or "adler32")
-    return {kind: str(context.checksum(url, kind.upper()))}
+    with _question(call) as (context, url):
+        return {kind: str(context.checksum(url, kind.upper()))}
 
 
 def _remove(call: Call) -> Mapping[str, Any]:
-    context, url = _question(call)
-    context.unlink(url)
+    with _question(call) as (context, url):
+        context.unlink(url)
     return {}
 
 
 def _open(call: Call) -> Mapping[str, Any]:
     """Open a file for reading and read its first bytes."""
-    context, url = _question(call)
-    return {"bytes": len(context.open(url, "r").read(int(call.args.get("bytes", 1024))))}
+    with _question(call) as (context, url):
+        return {"bytes": len(context.open(url, "r").read(int(call.args.get("bytes", 1024))))}

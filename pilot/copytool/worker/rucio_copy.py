@@ -45,9 +45,10 @@ def prepare() -> None:
     """Put ourselves between the library and its server and storage; called once."""
     from rucio.rse import rsemanager
 
-    from pilot.copytool.worker import rucio_order
+    from pilot.copytool.worker import rucio_order, rucio_xrootd
 
     ENDPOINTS.gfal = rucio_order.install()
+    rucio_xrootd.install()
     rsemanager.get_rse_info = ENDPOINTS.info
     PilotClient.list_scopes = lambda _self: ENDPOINTS.scopes()
     PilotClient.list_rses = lambda _self, name, *_args: [{"rse": name}]  # a name is its own expression

@@ -395,8 +395,8 @@ def looking_at(verify: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
     return look_and_verify
 
 
-def _once_a_minute(connect: Callable[[Any], None]) -> Callable[[Any], None]:
-    """The library asks the door with a command whether it is there, for each file twice and more."""
+def once_a_minute(connect: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The library asks the door whether it is there, for each file twice and more."""
     known: dict[tuple[str, str], float] = {}
 
     def maybe(protocol: Any) -> None:
@@ -432,7 +432,7 @@ def install() -> bool:
     downloadclient.Pcache = _modest(downloadclient.Pcache)
     posix.shutil = SimpleNamespace(copy=copy)
     xrootd.execute_args = execute
-    xrootd.Default.connect = _once_a_minute(xrootd.Default.connect)
+    xrootd.Default.connect = once_a_minute(xrootd.Default.connect)
     if not guard_gfal2():
         return False
     from rucio.rse.protocols import gfal

@@ -171,7 +171,7 @@ class Door:
         if self._writer is None:
             return ""
         name = self._item["name"]
-        taken = {"posix": "?#", "xrootd": "?"}.get(implementation, "?#%")
+        taken = {"posix": "?#", "xrootd": "?", "rucio_xrootd": "?"}.get(implementation, "?#%")
         if implementation == "gfal" and self.scheme.startswith(("http", "dav")):
             taken += "".join(char for char in name if escaped(f"{self.scheme}{char}") != f"{self.scheme}{char}")
         return " ".join(char for char in dict.fromkeys(taken) if char in name)

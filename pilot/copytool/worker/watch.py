@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import Callable, Iterator, Optional
 
+from pilot.copytool.worker.alarm import CLOCK
 from pilot.copytool.worker.main import Call
 
 LOOK = 1.0
@@ -33,20 +34,21 @@ def watched(call: Call, position: Callable[[], Optional[int]], size: int) -> Ite
 
     def look() -> None:
         last, patience = -1, 0.0
-        while not over.wait(LOOK):
+        while not over.is_set():
             here = position()
-            if here is None:
-                continue
-            if here != last:
+            if here is not None and here != last:
                 last, patience = here, time.monotonic() + SUM_BASE + size / SUM_RATE
-            elif not size or here < size or time.monotonic() > patience:
-                continue
-            call.progress(here)
+                call.progress(here)
+            elif here is not None and size and here >= size and time.monotonic() <= patience:
+                call.progress(here)
+            over.wait(LOOK)
 
-    threading.Thread(target=look, daemon=True).start()
+    # a thread of its own, as a look may hang with a file system; most copies are over before there is anything to see
+    first = CLOCK.after(LOOK, threading.Thread(target=look, daemon=True).start)
     try:
         yield
     finally:
+        first.cancel()
         over.set()
 
 

@@ -27,7 +27,8 @@ def load() -> dict[str, Operation]:
         os.environ.setdefault(name, value)
     from XRootD import client  # noqa: F401
 
-    return {"copy": _copy, "stat": _stat, "checksum": _checksum, "remove": _remove, "open": _open}
+    return {"copy": _copy, "stat": _stat, "checksum": _checksum, "remove": _remove, "rename": _rename, "ping": _ping,
+            "open": _open}
 
 
 def _refuse(status: Any, what: str, **facts: Any) -> Refused:
@@ -137,6 +138,31 @@ def _remove(call: Call) -> Mapping[str, Any]:
     status, _ = files.rm(path, timeout=int(call.args.get("timeout", 60)))
     if not status.ok:
         raise _refuse(status, "rm")
+    return {}
+
+
+def _rename(call: Call) -> Mapping[str, Any]:
+    """Give a file the name that ``target``, a URL at the same door, has."""
+    from XRootD.client.flags import MkDirFlags
+
+    files, path = _split(call.args["url"])
+    target = _split(call.args["target"])[1]
+    limit = int(call.args.get("timeout", 60))
+    parent = os.path.dirname(target)
+    if parent != os.path.dirname(path):
+        files.mkdir(parent, MkDirFlags.MAKEPATH, timeout=limit)  # mv says what is wrong
+    status, _ = files.mv(path, target, timeout=limit)
+    if not status.ok:
+        raise _refuse(status, "mv")
+    return {}
+
+
+def _ping(call: Call) -> Mapping[str, Any]:
+    """See whether a server answers; what it answers does not matter."""
+    files, _ = _split(call.args["url"])
+    status, _ = files.ping(timeout=int(call.args.get("timeout", 10)))
+    if not status.ok and int(status.errno or 0) < 3000:
+        raise _refuse(status, "ping")
     return {}
 
 

@@ -104,6 +104,7 @@ class Rucio(Service):
             "TB_HTTP": ("http", here.host, here.web_port, "/httprse/", "gfal"),
             "TB_DAVS": ("davs", gsi.host, gsi.web_port, "/davsrse/", "gfal"),
             "TB_GSI": ("root", gsi.host, gsi.port, "//gsirse/", "gfal"),
+            "TB_XGSI": ("root", gsi.host, gsi.port, "//xgsirse/", "xrootd"),
         }
 
     def describe(self) -> Dict[str, str]:
