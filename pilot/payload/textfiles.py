@@ -60,23 +60,6 @@ def read_tail(path: Path, limit: int) -> bytes:
         os.close(handle)
 
 
-def read_whole(path: Path, limit: int) -> bytes | None:
-    """Return the content, None when there is no such file; links are followed, so the caller has looked where to.
-
-    Raises:
-        ValueError: it is longer than ``limit`` bytes.
-        OSError: it cannot be read.
-    """
-    handle = open_regular(path, links=True)
-    if handle is None:
-        return None
-    with os.fdopen(handle, "rb") as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
-        raise ValueError(f"{path.name} is longer than {limit} bytes")
-    return content
-
-
 def matching_lines(path: Path, needles: tuple[bytes, ...], wanted: int = 200) -> Iterator[bytes]:
     """Yield lines that contain one of ``needles``, in order: one pass over the beginning (4 MiB) and the end (12 MiB).
 
