@@ -423,7 +423,9 @@ def test_prmon_beside_the_payload(farm: Farm) -> None:
         "maxRSS": 3000, "maxVMEM": 9000, "maxSWAP": 12, "maxPSS": 2500}
     assert int(final["avgPSS"]) == 1700 and int(final["totRCHAR"]) == 4096000 and int(final["rateWBYTES"]) == 700
     members = log_of(farm, job)
-    assert b"SIGUSR1" in members["memorymonitor_stdout.txt"] and farm.payload_processes() == []
+    # the signal, unless it has seen by itself that the payload is gone
+    assert members["memorymonitor_stdout.txt"].strip() in (b"SIGUSR1", b"process gone")
+    assert farm.payload_processes() == []
     summary = json.loads(members["memory_monitor_summary.json"])
     assert summary["Max"]["pss"] == 2500
 
