@@ -5,8 +5,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 OTHER_PYTHONS := 3.9 3.13
 RUNNER := 'pytest-xdist>=3'
-# A worker that has done its share takes over from the others: whole pilots are slow, and lie side by side.
-PYTEST := -m pytest --durations=5 --dist worksteal
+PYTEST := -m pytest --durations=5
+# These ask about servers and sizes, or run in the system's Python (gfal2) anyway: on this machine's Python only.
+ONCE := tests/grid/test_gfal.py tests/grid/test_gs.py tests/grid/test_objectstore.py tests/grid/test_volume.py tests/integration/test_crowd.py
 # Tests that run at the same time.
 JOBS ?= 2
 DEPENDENCIES := pyproject.toml tools/requirements.py tools/make_venv.sh
@@ -28,7 +29,7 @@ demo: $(VENV)/ready ## three jobs through a server, pilots and back; KEEP=1 leav
 demo-grid: $(VENV)/ready grid-packages ## a job from Rucio to Rucio on XRootD, with traces (docs/grid-testbed.md)
 	@$(RUN) demo/grid.py
 
-test: ## all tests, on this machine's Python and, where they are, on 3.9 and 3.13
+test: ## all tests on this machine's Python; on 3.9 and 3.13, where they are, all but those of ONCE
 	@$(MAKE) --no-print-directory -k test-here $(OTHER_PYTHONS:%=test-%)
 
 test-here: $(VENV)/ready system-packages grid-packages-or-skip ## all tests on this machine's Python
@@ -42,7 +43,7 @@ test-integration: $(VENV)/ready system-packages ## tests with real processes, so
 
 test-%: system-packages grid-packages-or-skip
 	@tools/make_venv.sh .venv-$* $* test sandbox grid $(RUNNER)
-	@if [ -x .venv-$*/bin/python ]; then set -x; .venv-$*/bin/python $(PYTEST) -n $(JOBS) tests; fi
+	@if [ -x .venv-$*/bin/python ]; then set -x; .venv-$*/bin/python $(PYTEST) -n $(JOBS) $(ONCE:%=--ignore=%) tests; fi
 
 system-packages:
 	@tools/system_package.sh 'command -v chromium || command -v chromium-browser || command -v google-chrome' chromium
