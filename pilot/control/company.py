@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+STOPPED = "stopped"
+"""The payload is to be ended, but not the job."""
 _SEARCH_PAUSE = 5.0
 _SEARCHES = 120
 """How often, and after how many s, the payload's process is looked for inside of its container."""
@@ -68,6 +70,11 @@ class Company:
     def memory(self) -> Optional[MemoryUse]:
         """Return what is known of the payload's memory now; from the monitor's thread."""
         return self._monitor.use()
+
+    def end_payload(self, reason: str) -> None:
+        """Have the payload ended, what it has made counts as its result; from the monitor's thread."""
+        logger.warning("job %s: the payload is to be ended: %s", self._job.jobid, reason)
+        self._wakes.put(STOPPED)
 
     # --- start --------------------------------------------------------------------------------------------------------
 
@@ -119,7 +126,8 @@ class Company:
     # --- until the payload ends ---------------------------------------------------------------------------------------
 
     def wait(self) -> str:
-        """Block until the payload has ended (ENDED) or the job is broken off (CANCELLED)."""
+        """Block until the payload has ended (ENDED), the job is broken off (CANCELLED), or only the payload is to be
+        (STOPPED)."""
         def ended(_child: Child) -> None:
             self._wakes.put(ENDED)
 

@@ -13,6 +13,7 @@ from pilot.info.job import Job
 
 if TYPE_CHECKING:
     from pilot.control.company import Company
+    from pilot.monitoring.checks import Breach
     from pilot.panda.commands import Commands
     from pilot.payload.process import Child
 
@@ -139,6 +140,14 @@ class DebugAnswered(NamedTuple):
     text: str
     core: str = ""
     """Path of the core file that gdb has written on request."""
+
+
+class CheckFailed(NamedTuple):
+    """To the monitor: a check of a job has found a broken limit, and its evidence is in the log."""
+
+    job_id: str
+    check: str
+    breach: Breach
 
 
 class DeadlineSet(NamedTuple):

@@ -12,10 +12,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional, Sequence
 
+from pilot.control.checkdesk import FIRST_SIZE_LOOK, CheckDesk
+from pilot.control.checklist import keepers
 from pilot.control.component import Component
 from pilot.control.debugmode import DebugDesk
-from pilot.control.lifecycle import Event
+from pilot.control.lane import Lane
+from pilot.control.lifecycle import Event, Stage
 from pilot.control.messages import (
+    CheckFailed,
     DeadlineSet,
     DebugAnswered,
     JobEntered,
@@ -30,8 +34,10 @@ from pilot.control.reports import heartbeat_message
 from pilot.control.shutdown import StopReason
 from pilot.control.timers import Timers
 from pilot.info.job import Job
+from pilot.monitoring.checks import Ends, Keeper, Look
 from pilot.monitoring.cpu import CpuMeter
 from pilot.payload.textfiles import cut_bytes
+from pilot.store.viewrows import Sample
 from pilot.util import procfs
 from pilot.util.redact import redact
 
@@ -57,6 +63,7 @@ class Watch:
 
     job: Job
     view: Job
+    checks: Optional[CheckDesk] = None
     meter: CpuMeter = field(default_factory=CpuMeter)
     child: Optional[Child] = None
     company: Optional[Company] = None
@@ -86,6 +93,20 @@ class MonitorComponent(Component):
         self._watches: dict[str, Watch] = {}
         self._desk = DebugDesk(ctx, self.post)
         self._realtime = RealtimeLogs(ctx)
+        self._keeping = Lane("keepers")
+
+    def start(self) -> None:
+        """Start the thread, and what looks after the pilot itself."""
+        for keeper in keepers(self.ctx):
+            self._schedule_keeper(keeper)
+        super().start()
+
+    def _schedule_keeper(self, keeper: Keeper) -> None:
+        def look() -> None:
+            self._keeping.ask(keeper.name, keeper.look)
+            self._schedule_keeper(keeper)
+
+        self._timers.after(keeper.period, f"keeper:{keeper.name}", look)
 
     def close(self, left: float) -> None:
         """The pilot ends: the last lines of real-time logging get a moment, at most ``left`` s."""
@@ -108,8 +129,12 @@ class MonitorComponent(Component):
         elif isinstance(message, JobWaits):
             if message.job_id in self._watches:
                 self._limit_time(self._watches[message.job_id], waits=not message.goes_on)
+        elif isinstance(message, CheckFailed):
+            self._check_failed(message)
         elif isinstance(message, JobGone):
-            self._watches.pop(message.job_id, None)
+            gone = self._watches.pop(message.job_id, None)
+            if gone is not None and gone.checks is not None:
+                gone.checks.close()
             self._timers.cancel_prefix(f"{message.job_id}:")
             self._desk.drop(message.job_id)
             self._realtime.job_gone(message.job_id)
@@ -130,7 +155,9 @@ class MonitorComponent(Component):
     def _entered(self, job: Job) -> None:
         watch = Watch(job, copy.copy(job), debug=job.debug, debug_command="debug" if job.debug else "")
         self._watches[job.jobid] = watch
+        watch.checks = CheckDesk(self.ctx, job, self.post)
         self._schedule_heartbeat(watch)
+        self._schedule_files(watch)
         self._limit_time(watch)
 
     def _limit_time(self, watch: Watch, *, waits: bool = False) -> None:
@@ -187,6 +214,9 @@ class MonitorComponent(Component):
         if is_first:  # not in each turn of a job that has many
             update = heartbeat_message(self.ctx, watch.view, "running", stdout=self._debug_stdout(watch))
             self.ctx.reporter.post(job.jobid, update, final=False)
+        if watch.checks is not None:
+            watch.checks.payload_started(started.child.started)
+            self._timers.after(FIRST_SIZE_LOOK, f"{job.jobid}:sample:files", watch.checks.look_at_files)
         self._schedule_sample(watch)
         for seconds in _FIRST_LOOKS:  # at the memory: most payloads are at their final size soon, some end soon
             if seconds < self.ctx.settings.monitor.cpu_interval:
@@ -199,6 +229,8 @@ class MonitorComponent(Component):
         if watch is not None:
             watch.child = None
             self._timers.cancel_prefix(f"{job_id}:sample")
+            if watch.checks is not None:
+                watch.checks.payload_ended()
 
     def _schedule_sample(self, watch: Watch) -> None:
         def sample() -> None:
@@ -229,7 +261,37 @@ class MonitorComponent(Component):
         rss = sum(info.rss for info in processes) * procfs.PAGE_BYTES
         if watch.company is not None:
             watch.company.sample(processes)
-        self.ctx.store.add_sample(watch.job.jobid, watch.view.cpu_seconds, sample.cores, rss, len(processes))
+        size = 0
+        if watch.checks is not None:
+            size = watch.checks.view.size
+            watch.checks.look(Look(time.monotonic(), time.monotonic() - child.started, processes,
+                                   watch.view.cpu_seconds, sample.cores))
+        self.ctx.store.add_sample(watch.job.jobid, Sample(
+            time.time(), watch.view.cpu_seconds, sample.cores, rss, len(processes), workdir=size))
+
+    # --- checks -------------------------------------------------------------------------------------------------------
+
+    def _schedule_files(self, watch: Watch) -> None:
+        def look() -> None:
+            track = self.ctx.road.track(watch.job.jobid)
+            if track is None or track.state.stage not in (Stage.RECEIVED, Stage.STAGEIN, Stage.PAYLOAD):
+                return  # its tail has begun
+            if watch.checks is not None:
+                watch.checks.look_at_files()
+            self._schedule_files(watch)
+
+        self._timers.after(self.ctx.settings.pilot.disk_space_verification_time, f"{watch.job.jobid}:files", look)
+
+    def _check_failed(self, message: CheckFailed) -> None:
+        """A limit is broken: end the job, or only its payload."""
+        breach = message.breach
+        self.ctx.store.add_note(message.job_id, message.check, breach.text)
+        watch = self._watches.get(message.job_id)
+        if breach.ends is Ends.PAYLOAD:
+            if watch is not None and watch.company is not None:
+                watch.company.end_payload(breach.text)
+        else:
+            self.ctx.road.abort(message.job_id, Event.LIMIT, breach.code, breach.text)
 
     # --- limits, commands ----------------------------------------------------------------------------------------
 

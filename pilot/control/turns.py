@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Callable, Optional
 
 from pilot.common.exception import PilotException
-from pilot.control.company import Company
+from pilot.control.company import STOPPED, Company
 from pilot.control.data import add_error
 from pilot.control.messages import PayloadEnded, PayloadStarted
 from pilot.control.plan import PayloadPlan, start_payload
@@ -33,7 +33,7 @@ from pilot.control.utilities import run_step, run_utilities, step_failure, stop_
 from pilot.info.payloadtask import Moment, UtilityCommand
 from pilot.payload.jobreport import read_error_report, remove_reports
 from pilot.payload.kernel import ExitStatus
-from pilot.payload.utilities import CANCELLED, HARMLESS, Ended, end_leftovers, job_step
+from pilot.payload.utilities import ENDED, HARMLESS, Ended, end_leftovers, job_step
 from pilot.util.cancel import CancelledError
 from pilot.util.safepath import UnsafePath, inside
 
@@ -170,10 +170,13 @@ class Turns:
             self._say(f"job {job.jobid}: payload runs, process {child.pid}")
             self.ctx.road.monitor.post(PayloadStarted(job, child, company))
             company.start(steps.get("coprocess"))
-            if company.wait() == CANCELLED:
+            why = company.wait()
+            if why != ENDED:
                 self._end(child)
             status = child.wait(None)
             assert status is not None
+            if why == STOPPED:
+                status = status._replace(code=0, signal=0)  # what it has made is its result
             elapsed = time.monotonic() - child.started
             end_leftovers(child, f"job {job.jobid}: the payload")
         except CancelledError:
@@ -215,7 +218,7 @@ class Turns:
         # what the kernel has counted for everything that was waited for; never less than the last look at /proc
         self._cpu_seconds += child.cpu_seconds
         job.cpu_seconds = max(job.cpu_seconds, self._cpu_seconds)
-        job.core_counts = [cores for _, _, cores, _, _ in self.ctx.store.samples(job.jobid)]
+        job.core_counts = [sample.cores for sample in self.ctx.store.samples(job.jobid)]
         if elapsed > 0 and not job.core_counts:
             job.core_counts.append(round(job.cpu_seconds / elapsed, 2))
         logger.info("job %s: payload ended with exit code %d after %.1f s, CPU time %.1f s", job.jobid, status.code,

@@ -93,7 +93,7 @@ def _most_memory(ctx: PilotContext, job: Job) -> int:
     """Return the largest use of the payload's processes together, kB: PSS where it was measured, else RSS; 0 when
     neither was."""
     pss = job.memory.max_pss if job.memory is not None and job.memory.known else 0
-    return pss if pss > 0 else max((rss for _, _, _, rss, _ in ctx.store.samples(job.jobid)), default=0) // 1024
+    return pss if pss > 0 else max((sample.rss for sample in ctx.store.samples(job.jobid)), default=0) // 1024
 
 
 def _look_at_space(ctx: PilotContext, job: Job, status: ExitStatus) -> None:

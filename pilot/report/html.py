@@ -37,8 +37,8 @@ def job_page(store: PilotDB, job: JobRow) -> str:
              f"{item['seconds']:.2f}", item["status"], item["code"], item["detail"])
             for item in store.transfers(job.job_id)]),
         _table("Samples", ("time (UTC)", "CPU s", "cores", "RSS MB", "processes"), [
-            (clock(at), f"{cpu:.0f}", f"{cores:.2f}", rss // 1048576, count)
-            for at, cpu, cores, rss, count in store.samples(job_id)]),
+            (clock(sample.at), f"{sample.cpu:.0f}", f"{sample.cores:.2f}", sample.rss // 1048576, sample.processes)
+            for sample in store.samples(job_id)]),
     ]
     if final:
         text = json.dumps(dict(final[0]), indent=1, sort_keys=True)

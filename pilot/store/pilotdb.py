@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Optional
 
 from pilot.common.errors import JobError
 from pilot.store.transferrows import TransferRows, migrate, storable
+from pilot.store.viewrows import ViewRows
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ class OwnerLock:
             self._descriptor = None
 
 
-class PilotDB(TransferRows):
+class PilotDB(TransferRows, ViewRows):
     """The database of one main work directory; thread-safe. A disk that refuses never makes a method fail.
 
     Args:
@@ -375,10 +376,6 @@ class PilotDB(TransferRows):
         self._execute("INSERT INTO errors (job_id, at, code, diagnosis, who, retry, evidence, rank) "
                       "VALUES (?,?,?,?,?,?,?,?)", row)
 
-    def add_sample(self, job_id: str, cpu: float, cores: float, rss: int, processes: int) -> None:
-        """Store one resource sample: CPU seconds so far, cores in use, RSS in bytes, number of processes."""
-        self._execute("INSERT INTO samples VALUES (?,?,?,?,?,?)", (job_id, self._clock(), cpu, cores, rss, processes))
-
     def jobs(self) -> list[JobRow]:
         """All jobs, oldest first."""
         columns = ",".join(JobRow._fields)
@@ -396,11 +393,6 @@ class PilotDB(TransferRows):
         columns = ",".join(name if name in known else f"'' AS {name}" for name in names)
         rows = self._query(f"SELECT {columns} FROM errors WHERE job_id=? ORDER BY rowid", (job_id,))  # noqa: S608
         return [ErrorRow._make((*row[:-1], row[-1] if row[-1] != "" else None)) for row in rows]
-
-    def samples(self, job_id: str) -> list[tuple[float, float, float, int, int]]:
-        """(time, cpu s, cores, rss bytes, processes) of each sample of a job."""
-        return [tuple(row) for row in self._query(
-            "SELECT at, cpu, cores, rss, processes FROM samples WHERE job_id=? ORDER BY rowid", (job_id,))]
 
     def unreported_jobs(self, exclude_token: str = "") -> list[JobRow]:
         """Granted jobs without a final report in the outbox, taken by another pilot than ``exclude_token``."""

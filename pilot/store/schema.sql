@@ -43,7 +43,19 @@ CREATE TABLE IF NOT EXISTS transfers (
 );
 CREATE TABLE IF NOT EXISTS samples (
     job_id TEXT NOT NULL, at REAL NOT NULL, cpu REAL NOT NULL, cores REAL NOT NULL, rss INTEGER NOT NULL,
-    processes INTEGER NOT NULL
+    processes INTEGER NOT NULL,
+    pss INTEGER NOT NULL DEFAULT 0,      -- bytes, as rss; 0 = unknown
+    swap INTEGER NOT NULL DEFAULT 0,
+    read_bytes INTEGER NOT NULL DEFAULT 0,   -- from the payload's start
+    write_bytes INTEGER NOT NULL DEFAULT 0,
+    workdir INTEGER NOT NULL DEFAULT 0   -- bytes in the job's directory
+);
+CREATE TABLE IF NOT EXISTS limits (
+    job_id TEXT NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, unit TEXT NOT NULL, origin TEXT NOT NULL,
+    PRIMARY KEY (job_id, name)
+);
+CREATE TABLE IF NOT EXISTS notes (       -- what checks have to say beside errors: what cannot be measured, breaches
+    job_id TEXT NOT NULL, at REAL NOT NULL, topic TEXT NOT NULL, text TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS outbox (
     id        INTEGER PRIMARY KEY AUTOINCREMENT,

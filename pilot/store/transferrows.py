@@ -40,6 +40,7 @@ _IDS_AT_ONCE = 500
 _TEXT = "TEXT NOT NULL DEFAULT ''"
 _ADDED = {
     "transfers": {"transfer_id": _TEXT},
+    "samples": dict.fromkeys(("pss", "swap", "read_bytes", "write_bytes", "workdir"), "INTEGER NOT NULL DEFAULT 0"),
     "errors": {"who": _TEXT, "retry": _TEXT, "evidence": _TEXT, "rank": "INTEGER"},
 }
 

@@ -62,7 +62,10 @@ class Gate:
                     return
                 self._sockets += [client, server]
             for source, target, way in ((client, server, "up"), (server, client, "down")):
-                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                try:
+                    source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                except OSError:  # cut in the meantime, by another connection
+                    break
                 threading.Thread(target=self._relay, args=(source, target, way), daemon=True).start()
 
     def _relay(self, source: socket.socket, target: socket.socket, way: str) -> None:

@@ -1,0 +1,142 @@
+"""The checks of one job: calls each when its time has come, and tells the monitor of the first breach.
+
+::
+
+    monitor ── look(Look) ──────────► process checks, at once
+       │   ── look_at_files() ──► lane ──► walk, statvfs ──► file checks
+       ◄── CheckFailed(breach) ── lane ── evidence (listings, core dump), bounded ◄── first breach
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Callable, Optional, Sequence, TypeVar, Union
+
+from pilot.control.checklist import file_checks, process_checks
+from pilot.control.lane import Lane
+from pilot.control.messages import CheckFailed
+from pilot.monitoring.checks import Blind, Breach, FileCheck, FileLook, Look, ProcessCheck
+from pilot.monitoring.workdir import WorkdirTracker, WorkdirView
+from pilot.util.bounded import TookTooLong, bounded
+from pilot.util.cancel import CancelledError, CancelToken
+from pilot.util.space import free_space
+
+if TYPE_CHECKING:
+    from pilot.context import PilotContext
+    from pilot.info.job import Job
+
+logger = logging.getLogger(__name__)
+
+EVIDENCE_TIME = 60.0
+"""s that evidence may take before the payload is ended all the same."""
+FIRST_SIZE_LOOK = 5.0
+
+_Check = TypeVar("_Check", ProcessCheck, FileCheck)
+
+
+class CheckDesk:
+    """Checks one job from its entry on the road until its tail begins."""
+
+    def __init__(self, ctx: PilotContext, job: Job, post: Callable[[CheckFailed], None]) -> None:
+        self._ctx, self._job, self._post = ctx, job, post
+        self._processes: Sequence[ProcessCheck] = process_checks(ctx, job)
+        self._files: Sequence[FileCheck] = file_checks(ctx, job)
+        self._next: dict[str, float] = {}
+        self._blind: dict[str, str] = {}
+        self._token = CancelToken()
+        self._broken = False
+        self._lane = Lane(f"files-{job.jobid}")
+        self._evidence = Lane(f"evidence-{job.jobid}")
+        self._tracker = WorkdirTracker(job.workdir)
+        self._payload_began: Optional[float] = None
+        self._cpu_seconds = 0.0
+        self.view = WorkdirView()
+        """The newest known; from the lane's thread."""
+        self.largest = 0
+        """Bytes: the largest size of the directory so far."""
+
+    def payload_started(self, began: float) -> None:
+        """A payload has started at ``began`` (monotonic s)."""
+        self._payload_began = began
+
+    def payload_ended(self) -> None:
+        """Its processes are gone."""
+        self._payload_began = None
+
+    def close(self) -> None:
+        """The job's tail begins: nothing is checked any more."""
+        self._broken = True
+        self._token.cancel(1200, "the job is over")
+
+    # --- looks --------------------------------------------------------------------------------------------------------
+
+    def look(self, look: Look) -> None:
+        """Let the process checks look; from the monitor's thread."""
+        self._cpu_seconds = look.cpu_seconds
+        for check in self._due(self._processes):
+            self._take(check, self._ask(check, partial(check.look, look)))
+
+    def look_at_files(self) -> None:
+        """Have the job's files looked at; returns at once."""
+        if not self._broken:
+            self._lane.ask("a look at the job's directory", self._look_at_files)
+
+    @property
+    def hangs(self) -> float:
+        """Seconds that a look at the files hangs beyond patience; 0 = it does not."""
+        return self._lane.hangs
+
+    def _look_at_files(self) -> None:
+        if not self._job.workdir.is_dir():
+            return  # not made yet, or gone already
+        self.view = self._tracker.look()
+        self.largest = max(self.largest, self.view.size)
+        began = self._payload_began
+        now = time.monotonic()
+        look = FileLook(now, time.time(), None if began is None else now - began, self.view,
+                        free_space(self._ctx.home, self._ctx.environ), self._cpu_seconds)
+        for check in self._due(self._files):
+            self._take(check, self._ask(check, partial(check.look, look)))
+
+    def _due(self, checks: Sequence[_Check]) -> list[_Check]:
+        now = time.monotonic()
+        found = [check for check in checks if not self._broken and self._next.get(check.name, 0.0) <= now]
+        self._next.update((check.name, now + check.period * 0.95) for check in found)
+        return found
+
+    def _ask(self, check: Union[ProcessCheck, FileCheck], call: Callable[[], Optional[Breach]]) -> Optional[Breach]:
+        """Ask a check; one that cannot measure, or is at fault itself, fails no job, but is not silent either."""
+        try:
+            breach = call()
+            problem = ""
+        except Blind as exc:
+            breach, problem = None, str(exc)
+        except Exception as exc:  # the other checks go on
+            logger.exception("job %s: check '%s' failed", self._job.jobid, check.name)
+            breach, problem = None, f"internal error: {type(exc).__name__}: {exc}"
+        if problem != self._blind.get(check.name, ""):
+            self._blind[check.name] = problem
+            text = f"cannot measure: {problem}" if problem else "measures again"
+            logger.warning("job %s: check '%s' %s", self._job.jobid, check.name, text)
+            self._ctx.store.add_note(self._job.jobid, check.name, text)
+        return breach
+
+    def _take(self, check: Union[ProcessCheck, FileCheck], breach: Optional[Breach]) -> None:
+        if breach is None or self._broken:
+            return
+        self._broken = True
+        logger.error("job %s: check '%s': %s", self._job.jobid, check.name, breach.text)
+        self._evidence.ask(f"evidence of check '{check.name}'", lambda: self._prove(check, breach))
+
+    def _prove(self, check: Union[ProcessCheck, FileCheck], breach: Breach) -> None:
+        try:
+            bounded(lambda: check.evidence(breach), EVIDENCE_TIME, self._token, "evidence")
+        except CancelledError:
+            return  # the job has come to its end in the meantime
+        except TookTooLong as exc:
+            logger.warning("job %s: evidence for the breach: %s", self._job.jobid, exc)
+        except Exception:
+            logger.exception("job %s: no evidence for the breach", self._job.jobid)
+        self._post(CheckFailed(self._job.jobid, check.name, breach))
