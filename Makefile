@@ -4,7 +4,7 @@
 VENV := .venv
 RUN := $(VENV)/bin/python
 OTHER_PYTHONS := 3.9 3.13
-RUNNER := 'pytest-xdist>=3'
+RUNNER := 'pytest-xdist>=3' 'pytest-rerunfailures>=13'
 PYTEST := -m pytest --durations=5
 # These ask about servers and sizes, or run in the system's Python (gfal2) anyway: on this machine's Python only.
 ONCE := tests/grid/test_gfal.py tests/grid/test_gs.py tests/grid/test_objectstore.py tests/grid/test_volume.py tests/integration/test_crowd.py
