@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Callable
 
 from pilot.common.exception import PilotException
 from pilot.info.job import Job
+from pilot.info.jobmetrics import fit_metrics
 from pilot.panda.messages import ReportEnvironment, State, build_update, local_time, server_time
 from pilot.payload.textfiles import read_head
 from pilot.util.logs import job_log_path
@@ -17,9 +18,6 @@ from pilot.version import PILOT_VERSION
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
-
-_METRICS_LIMIT = 500
-"""Characters of ``jobMetrics`` that the server keeps."""
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +49,10 @@ def report_environment(ctx: PilotContext, job: Job) -> ReportEnvironment:
 
 
 def _metrics(ctx: PilotContext, job: Job, *, final: bool) -> str:
-    """Return the experiment's metrics and those of every job; the join key never falls victim to the limit."""
+    """Return the experiment's metrics and those of every job, as far as the server's limit goes."""
     common = _optional("metrics of the transfers", lambda: _transfer_metrics(ctx, job))
-    own = " ".join(_optional("jobMetrics", lambda: ctx.experiment.job_metrics(job, final=final)).split())
-    room = _METRICS_LIMIT - len(common) - 1
-    if common and len(own) > room:
-        own = own[:room + 1].rpartition(" ")[0]
-    return f"{own} {common}".strip()
+    own = _optional("jobMetrics", lambda: ctx.experiment.job_metrics(job, final=final))
+    return fit_metrics(own, common)
 
 
 def _transfer_metrics(ctx: PilotContext, job: Job) -> str:

@@ -217,8 +217,8 @@ class Experiment:
     def job_metrics(self, job: Job, *, final: bool) -> str:
         """Called for each update: returns its ``jobMetrics``, blank separated ``name=value``; '' sends none.
 
-        The server keeps 500 characters; the pilot's own metrics come behind and are never cut. ``final`` is True for
-        the final report. Heartbeats come from another thread than the payload's: do not change ``job``.
+        The server keeps 500 bytes: of more, the least wanted pairs are dropped (``info.jobmetrics``). ``final`` is True
+        for the final report. Heartbeats come from another thread than the payload's: do not change ``job``.
         """
         return ""
 
