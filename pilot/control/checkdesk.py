@@ -14,7 +14,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Callable, Optional, Sequence, TypeVar, Union
 
-from pilot.control.checklist import file_checks, process_checks
+from pilot.control.checklist import file_checks, process_checks, workdir_tracker
 from pilot.control.lane import Lane
 from pilot.control.messages import CheckFailed
 from pilot.monitoring.checks import Blind, Breach, FileCheck, FileLook, Look, ProcessCheck
@@ -42,14 +42,14 @@ class CheckDesk:
     def __init__(self, ctx: PilotContext, job: Job, post: Callable[[CheckFailed], None]) -> None:
         self._ctx, self._job, self._post = ctx, job, post
         self._processes: Sequence[ProcessCheck] = process_checks(ctx, job)
-        self._files: Sequence[FileCheck] = file_checks(ctx, job)
+        self._files: Optional[Sequence[FileCheck]] = None
         self._next: dict[str, float] = {}
         self._blind: dict[str, str] = {}
         self._token = CancelToken()
         self._broken = False
         self._lane = Lane(f"files-{job.jobid}")
         self._evidence = Lane(f"evidence-{job.jobid}")
-        self._tracker = WorkdirTracker(job.workdir)
+        self._tracker: Optional[WorkdirTracker] = None
         self._payload_began: Optional[float] = None
         self._cpu_seconds = 0.0
         self.view = WorkdirView()
@@ -89,14 +89,17 @@ class CheckDesk:
         return self._lane.hangs
 
     def _look_at_files(self) -> None:
-        if not self._job.workdir.is_dir():
+        if not self._job.workdir.name or not self._job.workdir.is_dir():
             return  # not made yet, or gone already
+        if self._tracker is None or self._files is None:  # not in the life of a short job
+            self._tracker = workdir_tracker(self._ctx, self._job)
+            self._files = file_checks(self._ctx, self._job)
         self.view = self._tracker.look()
         self.largest = max(self.largest, self.view.size)
         began = self._payload_began
         now = time.monotonic()
         look = FileLook(now, time.time(), None if began is None else now - began, self.view,
-                        free_space(self._ctx.home, self._ctx.environ), self._cpu_seconds)
+                        free_space(self._ctx.home, self._ctx.environ), self._cpu_seconds, self._tracker)
         for check in self._due(self._files):
             self._take(check, self._ask(check, partial(check.look, look)))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pilot.monitoring.workdir import WorkdirTracker
+
 if TYPE_CHECKING:
     from pilot.context import PilotContext
     from pilot.info.job import Job
@@ -16,8 +18,13 @@ def process_checks(ctx: PilotContext, job: Job) -> list[ProcessCheck]:
 
 
 def file_checks(ctx: PilotContext, job: Job) -> list[FileCheck]:
-    """Return the checks of the job's files, made when a job enters the road."""
+    """Return the checks of the job's files, made before the first look at them: they may import what is rare."""
     return []
+
+
+def workdir_tracker(ctx: PilotContext, job: Job) -> WorkdirTracker:
+    """Return what follows the job's directory; which files are signs of life is said here."""
+    return WorkdirTracker(job.workdir)
 
 
 def keepers(ctx: PilotContext) -> list[Keeper]:

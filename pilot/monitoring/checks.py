@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 
 if TYPE_CHECKING:
     from pilot.info.memory import MemoryUse
-    from pilot.monitoring.workdir import WorkdirView
+    from pilot.monitoring.workdir import WorkdirTracker, WorkdirView
     from pilot.util.procfs import ProcInfo
 
 
@@ -71,6 +71,9 @@ class FileLook(NamedTuple):
     """Bytes free in the main work directory; None = unknown."""
     cpu_seconds: float = 0.0
     """CPU time of the payload at the last look at its processes."""
+    tracker: Optional[WorkdirTracker] = None
+    """For a check that is about to judge: ``tracker.walk()`` looks at every file, where ``view`` may be 10 min old
+    for files that seldom change (``view.walked``)."""
 
 
 class Blind(Exception):
