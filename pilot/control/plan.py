@@ -18,7 +18,7 @@ from pilot.payload.command import (
     PRIVATE_VARIABLES,
     build_environment,
     resolve_transformation,
-    shell_argv,
+    start_shell,
     write_input_lists,
 )
 from pilot.payload.jobreport import remove_reports
@@ -159,16 +159,11 @@ def start_payload(ctx: PilotContext, plan: PayloadPlan) -> Child:
     """
     job, line, payload = plan.task.job, plan.command.line, ctx.settings.payload
     remove_reports(job.workdir, (payload.jobreport, payload.error_report))
-    outputs: list[int] = []
     try:
-        for name in (payload.payloadstdout, payload.payloadstderr):
-            # never through a link: an input of that name is one, to the site's own copy of the file
-            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            flags |= os.O_APPEND if plan.number else os.O_TRUNC  # the words of earlier turns stay
-            outputs.append(os.open(job.workdir / name, flags, 0o644))
         job.cancel.check()  # the plug-in may have taken its time
-        return ctx.supervisor.spawn(
-            shell_argv(line), cwd=job.workdir, env=plan.environ, stdout=outputs[0], stderr=outputs[1])
+        return start_shell(ctx.supervisor, line, job.workdir, plan.environ,
+                           (payload.payloadstdout, payload.payloadstderr),
+                           append=plan.number > 0)  # the words of earlier turns stay
     except OSError as exc:
         if exc.errno == errno.E2BIG:
             raise FileHandlingFailure(
@@ -179,9 +174,6 @@ def start_payload(ctx: PilotContext, plan: PayloadPlan) -> Child:
             f"the payload could not be started in {job.workdir}: {exc.strerror or exc}"
             f"{f' ({exc.filename})' if exc.filename else ''}",
             code=1098 if describe(exc)[0] == 1098 else 1310) from exc
-    finally:
-        for descriptor in outputs:
-            os.close(descriptor)
 
 
 def _environment() -> dict[str, str]:

@@ -7,8 +7,6 @@ is, and not as a failure of the payload. Source: payload document 2 (improved se
 from __future__ import annotations
 
 import logging
-import os
-import queue
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -20,10 +18,11 @@ from pilot.control.plan import PayloadPlan, write_files
 from pilot.info.job import Job
 from pilot.info.payloadtask import PayloadCommand
 from pilot.payload.cause import find_cause
-from pilot.payload.command import shell_argv
+from pilot.payload.command import start_shell
 from pilot.payload.diagnose import Evidence, diagnose
 from pilot.payload.process import Child, ExitStatus
 from pilot.payload.textfiles import matching_lines, printable, read_head
+from pilot.payload.utilities import ENDED, wait_for
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
@@ -58,12 +57,12 @@ def verify_setup(ctx: PilotContext, plan: PayloadPlan) -> bool:
     begin = time.monotonic()
     write_files(plan.task, trial)
     child = _start(ctx, PayloadPlan(plan.task, trial))
-    late = _wait(job, child, ctx.settings.jobs.verify_setup_time)
-    if late:
+    limit = ctx.settings.jobs.verify_setup_time
+    if wait_for(child, job.cancel, limit) != ENDED:
         child.kill_tree(_END_GRACE, None)
         job.cancel.check()
         raise PilotException(
-            f"the set-up of the payload had not ended after {late:.0f} s (setting jobs.verify_setup_time): is CVMFS, "
+            f"the set-up of the payload had not ended after {limit:.0f} s (setting jobs.verify_setup_time): is CVMFS, "
             f"or the file system of the image, slow here? Last words: {_last_words(job) or 'none'}",
             code=ErrorCodes.SETUPFAILURE)
     child.kill_tree(0.0, None)  # what it left behind
@@ -121,39 +120,11 @@ def _telling(ctx: PilotContext, trial: PayloadCommand) -> PayloadCommand:
 
 
 def _start(ctx: PilotContext, plan: PayloadPlan) -> Child:
-    workdir, outputs = plan.task.workdir, []
     try:
-        for name in (STDOUT, STDERR):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-            outputs.append(os.open(workdir / name, flags, 0o644))
-        return ctx.supervisor.spawn(shell_argv(plan.command.line), cwd=workdir, env=plan.environ, stdout=outputs[0],
-                                    stderr=outputs[1])
+        return start_shell(ctx.supervisor, plan.command.line, plan.task.workdir, plan.environ, (STDOUT, STDERR))
     except OSError as exc:
         raise PilotException(f"the set-up of the payload could not be started: {exc.strerror or exc}",
                              code=ErrorCodes.SETUPFAILURE) from exc
-    finally:
-        for descriptor in outputs:
-            os.close(descriptor)
-
-
-def _wait(job: Job, child: Child, timeout: float) -> float:
-    """Block until the set-up has ended; the seconds that it had when it is to be ended, 0 when it ended by itself."""
-    wakes: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def ended(_child: Child) -> None:
-        wakes.put("ended")
-
-    def cancelled() -> None:
-        wakes.put("cancelled")
-
-    child.on_exit(ended)
-    job.cancel.on_cancel(cancelled)
-    try:
-        return 0.0 if wakes.get(timeout=timeout) == "ended" else timeout
-    except queue.Empty:
-        return timeout
-    finally:
-        job.cancel.forget(cancelled)
 
 
 def _judge(ctx: PilotContext, job: Job, child: Child) -> bool:

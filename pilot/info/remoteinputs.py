@@ -16,6 +16,7 @@ from typing import Iterable, Mapping, Sequence
 
 from pilot.info.filespec import FileSpec
 from pilot.info.jobparams import split_words
+from pilot.util.shellquotes import scan_quotes
 
 _WORD = r"\w.+~%"
 _BEFORE = rf"(?<![{_WORD}/:@-])"
@@ -41,7 +42,7 @@ def replace_names(text: str, names: Mapping[str, str]) -> str:
     position, quote = 0, ""
     for match in _names_pattern(names).finditer(text):
         between = text[position : match.start()]
-        quote = _quote_after(between, quote)
+        quote, _ = scan_quotes(between, quote)
         url = names.get(match.group())
         pieces += [between, match.group() if url is None else _quoted(url, quote)]
         position = match.end()
@@ -89,21 +90,6 @@ def _names_pattern(names: Iterable[str]) -> re.Pattern[str]:
     """Any word, or one of the names that have other characters: thousands of alternatives would take minutes."""
     odd = sorted((name for name in names if not _PLAIN.fullmatch(name)), key=len, reverse=True)
     return re.compile(f"{_BEFORE}(?:{'|'.join([*map(re.escape, odd), _PLAIN.pattern])}){_AFTER}")
-
-
-def _quote_after(text: str, quote: str) -> str:
-    """Return the quote that is open behind ``text``, if ``quote`` was open before it."""
-    escaped = False
-    for char in text:
-        if escaped:
-            escaped = False
-        elif char == "\\" and quote != "'":
-            escaped = True
-        elif quote:
-            quote = "" if char == quote else quote
-        elif char in "'\"":
-            quote = char
-    return quote
 
 
 def _quoted(url: str, quote: str) -> str:

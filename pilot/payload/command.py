@@ -9,6 +9,7 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pilot.common.errorcodes import ErrorCodes
 from pilot.common.exception import FileHandlingFailure, PilotException
@@ -17,6 +18,10 @@ from pilot.info.remoteinputs import replace_lines
 from pilot.payload.textfiles import read_head
 from pilot.payload.transform import Fetch, get_transform, make_executable
 from pilot.util.safepath import UnsafePath, inside
+
+if TYPE_CHECKING:
+    from pilot.payload.child import Child
+    from pilot.payload.process import Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +40,37 @@ _EMPTY = ("", "NULL", "null", "None")
 def shell_argv(line: str) -> list[str]:
     """Return the argument list that runs a shell line, as the field expects it: ``/bin/bash -c <line>``."""
     return ["/bin/bash", "-c", line]
+
+
+def start_shell(
+    supervisor: Supervisor, line: str, workdir: Path, environ: Mapping[str, str], outputs: tuple[str, str], *,
+    append: bool = False,
+) -> Child:
+    """Start a shell line with its two output files in ``workdir``.
+
+    Args:
+        supervisor: starts it.
+        line: for bash.
+        workdir: its directory.
+        environ: its whole environment.
+        outputs: names of the files for standard output and standard error.
+        append: to what the files have, else they are emptied.
+
+    Raises:
+        OSError: a file cannot be made, or the process.
+    """
+    descriptors: list[int] = []
+    try:
+        for name in outputs:
+            # never through a link: an input of that name is one, to the site's own copy of the file
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            flags |= os.O_APPEND if append else os.O_TRUNC
+            descriptors.append(os.open(workdir / name, flags, 0o644))
+        return supervisor.spawn(
+            shell_argv(line), cwd=workdir, env=environ, stdout=descriptors[0], stderr=descriptors[1])
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def write_input_lists(job: Job, workdir: Path, remote: Mapping[str, str]) -> str:

@@ -30,6 +30,7 @@ from pilot.common.exception import PilotException
 from pilot.info.middleware import INSIDE
 from pilot.info.payloadtask import FileText, PayloadCommand, PayloadTask
 from pilot.user.payloadcontainer import contain, stays_outside
+from pilot.util.shellquotes import scan_quotes
 
 logger = logging.getLogger(__name__)
 
@@ -205,16 +206,6 @@ def _inside_quotes(text: str) -> str:
 
 def _before_last_command(text: str) -> str:
     """Return the line up to its last command, the ``;`` before that included; ``;`` in quotes separate nothing."""
-    body, quote, escaped, end = text.rstrip("; "), "", False, 0
-    for position, char in enumerate(body):
-        if escaped:
-            escaped = False
-        elif char == "\\" and quote != "'":
-            escaped = True
-        elif quote:
-            quote = "" if char == quote else quote
-        elif char in "'\"":
-            quote = char
-        elif char == ";":
-            end = position + 1
+    body = text.rstrip("; ")
+    end = max((position + 1 for position in scan_quotes(body)[1] if body[position] == ";"), default=0)
     return body[:end]
