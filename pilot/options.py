@@ -36,6 +36,7 @@ class Options:
     update_server: bool = True
     debug: bool = False
     nopilotlog: bool = False
+    log_format: str = ""
     redirectstdout: str = ""
     getjob_requests: int = 2
     getjob_failures: int = 5
@@ -333,6 +334,8 @@ def _add_files_and_log(parser: argparse.ArgumentParser) -> None:
     add("--cleanup", dest="cleanup", metavar="BOOL", type=_boolean, default=True,
         help="remove the work directory at the end [%(default)s]")
     add("-d", "--debug", dest="debug", action="store_true", help="long log lines, level DEBUG")
+    add("--log-format", dest="log_format", choices=("classic", "json"), default="",
+        help="lines for people, or one JSON object per line [setting pilot.log_format: classic]")
     add("--no-pilot-log", dest="nopilotlog", action="store_true", help="log to stdout only")
     add("--redirect-stdout", dest="redirectstdout", metavar="FILE", default="", help="write stdout to FILE")
     add("--use-realtime-logging", dest="use_realtime_logging", metavar="BOOL", type=_boolean, nargs="?", const=True,

@@ -57,6 +57,7 @@ _OPTION_KEYS = {
     "queuedata_url": ("--queuedata-url", "information.queuedata_url"),
     "rucio_host": ("--rucio-host", "rucio.host"),
     "server_api": ("--server-api", "server.api"),
+    "log_format": ("--log-format", "pilot.log_format"),
 }
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])i?)?b?", re.IGNORECASE)
 _SIZE_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}

@@ -45,6 +45,7 @@ class PilotSection(Section):
     """File names, time intervals and local limits of the pilot itself."""
 
     pilotlog: str = _key("pilot log in PILOT_HOME; the wrapper watches its modification time")
+    log_format: str = _key("lines for people, or one JSON object per line", choices=("classic", "json"))
     stageinlog: str = _key("log of the stage-in helper")
     stageoutlog: str = _key("log of the stage-out helper")
     pandajobdata: str = _key("name of a pre-placed job definition")

@@ -81,8 +81,12 @@ def _pilot_log(path: Path, name: str, listed: Sequence[int]) -> str:
     The lines about errors that are ``listed`` already say nothing new.
     """
     known = re.compile(rf": error ({'|'.join(map(str, listed))}): ") if listed else None
-    lines = [line.strip() for line in printable(read_tail(path, _WINDOW)).split("\n")
-             if _LEVEL.search(line) and not (known and known.search(line))]
+    found = [line.strip() for line in printable(read_tail(path, _WINDOW)).split("\n") if _LEVEL.search(line)]
+    if any(line.startswith("{") for line in found):
+        from pilot.util.jsonlog import classic_line
+
+        found = [line for line in map(classic_line, found) if _LEVEL.search(line)]
+    lines = [line for line in found if not (known and known.search(line))]
     if not lines:
         return ""
     header = f"- Log from {name} -"

@@ -61,7 +61,9 @@ def _run(given: dict[str, str]) -> int:
     request = read_json(Path(given["request"]))
     token = CancelToken()
     _hear_of_the_end(token)
-    setup_logging(Path(given["log"]), debug=True)
+    wanted = request.get("settings")
+    structured = isinstance(wanted, dict) and wanted.get("pilot.log_format") == "json"
+    setup_logging(Path(given["log"]), debug=True, structured=structured)
     logger.info("Python %s (%s), directory %s", sys.version.split()[0], sys.executable, Path.cwd())
     order = restore(request, os.environ)
     order.ctx.key_pair = _KeyPairs(Path(given["keys"]))

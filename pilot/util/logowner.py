@@ -39,10 +39,11 @@ class LogOwners:
         """True when the line belongs into the log of ``jobid`` (empty: into the pilot log)."""
         if not self.others:
             return True
-        owner = self._owner(record)
+        owner = self.owner(record)
         return owner == (jobid or self.present) or (owner != self.present and owner not in self.others)
 
-    def _owner(self, record: logging.LogRecord) -> str:
+    def owner(self, record: logging.LogRecord) -> str:
+        """The job that the line belongs to, empty when it is nobody's. Ask in the thread that has logged it."""
         args = record.args
         if isinstance(args, tuple) and args and str(record.msg).startswith("job %s"):
             return str(args[0])

@@ -55,6 +55,10 @@ class PilotFormatter(logging.Formatter):
             text = f"{record.levelname} | {record.name} | {record.msg!r} {record.args!r}"
         return one_record(redact(text))
 
+    def gap(self, count: int) -> str:
+        """Return the line that stands for ``count`` lines which could not be written."""
+        return f"[{count} log lines are missing here: they could not be written]"
+
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -92,7 +96,8 @@ class PilotLogHandler(logging.Handler):
         """Write the record; when the file system refuses it the line is dropped and counted."""
         text = self.format(record) + "\n"
         if self._lost:
-            text = f"[{self._lost} log lines are missing here: they could not be written]\n{text}"
+            gap = self.formatter.gap(self._lost) if isinstance(self.formatter, PilotFormatter) else "[...]"
+            text = f"{gap}\n{text}"
         data = ("\n" if self._torn else "").encode() + text.encode("utf-8", "backslashreplace")
         try:
             written = os.write(self._descriptor, data)
@@ -181,7 +186,7 @@ def _open_log(path: Path, flags: int = 0) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | flags, 0o644)
 
 
-def setup_logging(path: Optional[Path], debug: bool = False, stdout: bool = True) -> None:
+def setup_logging(path: Optional[Path], debug: bool = False, stdout: bool = True, structured: bool = False) -> None:
     """Send the log to ``path`` (None: no file, as for ``--no-pilot-log``) and to stdout; replaces an earlier set-up.
 
     A log file that cannot be opened is said on stdout and done without.
@@ -190,6 +195,7 @@ def setup_logging(path: Optional[Path], debug: bool = False, stdout: bool = True
         path: the pilot log; an existing file is continued, never truncated.
         debug: level DEBUG and the long format (``-d``), else INFO.
         stdout: also write to ``sys.stdout``.
+        structured: lines of JSON (``--log-format json``) in the place of the classic ones.
     """
     logging.raiseExceptions = False
     root = logging.getLogger()
@@ -197,7 +203,6 @@ def setup_logging(path: Optional[Path], debug: bool = False, stdout: bool = True
         for handler in [item for item in root.handlers if item.get_name() == old]:
             root.removeHandler(handler)
             handler.close()
-    form = DEBUG_FORMAT if debug else INFO_FORMAT
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     for name in _NOISY_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -210,11 +215,37 @@ def setup_logging(path: Optional[Path], debug: bool = False, stdout: bool = True
             problem = f"cannot write {path} ({exc.strerror}): the log goes to stdout only"
     has_file = len(handlers) > 0 and isinstance(handlers[-1], PilotLogHandler)
     for handler in handlers:
-        handler.setFormatter(PilotFormatter(form, tracebacks=debug or not has_file or handler is handlers[-1]))
+        handler.setFormatter(_formatter(structured, debug, debug or not has_file or handler is handlers[-1]))
         root.addHandler(handler)
     _job_log.reset()
+    _description.clear()
     if problem:
         logger.warning(problem)
+
+
+def _formatter(structured: bool, debug: bool, tracebacks: bool) -> PilotFormatter:
+    if structured:
+        from pilot.util.jsonlog import JsonFormatter
+
+        return JsonFormatter(tracebacks)
+    return PilotFormatter(DEBUG_FORMAT if debug else INFO_FORMAT, tracebacks)
+
+
+_description: dict[str, object] = {}
+
+
+def describe_pilot(**fields: object) -> None:
+    """Say in a structured log once, not on each line, whose log it is; each new log file repeats it after its banner.
+
+    The classic log has the same in its first lines, as text.
+    """
+    _description.update(fields)
+    _log_description()
+
+
+def _log_description() -> None:
+    if _description:
+        logger.info("about this log: %s", _description, extra={"fields": _description})
 
 
 def redirect_stdout(path: str) -> None:
@@ -349,6 +380,7 @@ def log_banner() -> None:
     """Log the banner, one record per line, so that every line of the log has the format."""
     for line in banner().splitlines():
         logger.info("%s", line)
+    _log_description()
 
 
 def banner() -> str:

@@ -64,7 +64,8 @@ def run(options: Options, settings: Settings) -> int:
     home = _make_home(options, launch_dir)
     if options.redirectstdout:
         redirect_stdout(str(launch_dir / options.redirectstdout))  # the work directory would take it along
-    setup_logging(None if options.nopilotlog else home / settings.pilot.pilotlog, options.debug)
+    structured = settings.pilot.log_format == "json"
+    setup_logging(None if options.nopilotlog else home / settings.pilot.pilotlog, options.debug, structured=structured)
     _export_environment(options, home, launch_dir)
     _link_log(home, launch_dir, settings.pilot.pilotlog)
     log_banner()
@@ -83,6 +84,8 @@ def run(options: Options, settings: Settings) -> int:
     logger.info("node %s, batch job %s, process %d, Python %s (%s), work directory %s", ctx.node.host_name,
                 f"{ctx.batch.id} ({ctx.batch.type})" if ctx.batch.type else "unknown", os.getpid(),
                 sys.version.split()[0], sys.executable, home)
+    if structured:
+        _describe_log(ctx)
     ctx.shutdown.install_handlers()
     store.begin(ctx.token, PILOT_VERSION, ctx.node.host_name)
     try:
@@ -154,6 +157,17 @@ def _log_settings(options: Options, settings: Settings) -> None:
         logger.warning("%s", warning)
     for line in settings.describe_changes():
         logger.info("setting %s", line)
+
+
+def _describe_log(ctx: PilotContext) -> None:
+    from pilot.util.jsonlog import SCHEMA
+    from pilot.util.logs import describe_pilot
+
+    environ = ctx.environ
+    describe_pilot(
+        schema=SCHEMA, pilot_version=PILOT_VERSION, pilot=ctx.token, host=ctx.node.host_name, pid=os.getpid(),
+        queue=ctx.options.queue, batch_id=ctx.batch.id, batch_type=ctx.batch.type,
+        harvester_id=environ.get("HARVESTER_ID", ""), worker_id=environ.get("HARVESTER_WORKER_ID", ""))
 
 
 def _open_store(home: Path) -> tuple[PilotDB, OwnerLock]:
