@@ -68,6 +68,7 @@ def _run(argv: Optional[Sequence[str]]) -> int:
         return 0
     # requests asks for its version (2.0 or newer, below 4.0); answers are decoded without it
     defer_import("charset_normalizer", "3.0.0")
+    defer_import("importlib.metadata", functions=("version",))
     settings = load_settings(options, os.environ, experiment_settings_file(options.pilot_user))
     if options.runs_a_pilot:
         set_process_defaults()

@@ -44,3 +44,11 @@ def test_a_stand_in_that_somebody_holds_becomes_the_module() -> None:
 def test_a_loaded_or_absent_module_is_left_alone() -> None:
     assert python("import json\ndefer_import('json', '0')\ndefer_import('no_such_module', '1')\n"
                   "print(sys.modules['json'] is json, 'no_such_module' in sys.modules)") == "True False"
+
+
+def test_a_function_of_a_deferred_submodule_loads_it_at_the_first_call() -> None:
+    assert python("defer_import('importlib.metadata', functions=('version',))\nimport urllib3\n"
+                  "before = 'email.parser' in sys.modules and 'csv' in sys.modules\n"
+                  "from importlib.metadata import version, PackageNotFoundError\nimport importlib.metadata\n"
+                  "print(before, version('requests') == importlib.metadata.version('requests'),\n"
+                  "      issubclass(PackageNotFoundError, ImportError))") == "False True True"
