@@ -6,8 +6,9 @@ RUN := $(VENV)/bin/python
 OTHER_PYTHONS := 3.9 3.13
 RUNNER := 'pytest-xdist>=3' 'pytest-rerunfailures>=13'
 PYTEST := -m pytest --durations=5
-# These ask about servers and sizes, or run in the system's Python (gfal2) anyway: on this machine's Python only.
-ONCE := tests/grid/test_gfal.py tests/grid/test_gs.py tests/grid/test_objectstore.py tests/grid/test_volume.py tests/integration/test_crowd.py
+# These ask about servers, tools and sizes, not about Python: on this machine's Python only.
+ONCE := $(wildcard tests/integration/test_crowd.py \
+	$(foreach name,gfal gs objectstore volume rucio payload_runtimes payload_proxy gdb grid_up demo_grid testbed,tests/grid/test_$(name).py))
 # Tests that run at the same time.
 JOBS ?= 2
 DEPENDENCIES := pyproject.toml tools/requirements.py tools/make_venv.sh
