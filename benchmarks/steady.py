@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 from figures import Table
-from rig import Bench, cpu_seconds, end, memory_mb, wait_for, wakeups
+from rig import ROOT, Bench, cpu_seconds, end, memory_mb, wait_for, wakeups
 
 SPAWNING = "clone,clone3,fork,vfork,execve"
 
@@ -121,7 +122,11 @@ def measure_crowd(table: Table, python: str, processes: int, seconds: float) -> 
 
 
 def _samples(database: Path, job: int) -> int:
-    import sqlite3
+    sys.path.insert(0, str(ROOT))
+    from pilot.store.opening import open_view
 
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+    connection = open_view(database)
+    try:
         return int(connection.execute("SELECT COUNT(*) FROM samples WHERE job_id = ?", (str(job),)).fetchone()[0])
+    finally:
+        connection.close()

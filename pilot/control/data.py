@@ -47,7 +47,7 @@ def staging_context(ctx: PilotContext, job: Job) -> StagingContext:
         launch_dir=ctx.launch_dir, storage=lambda names: ctx.info.storage_for(job, names),
         job_id=str(job.jobid), attempt_nr=job.attemptnr, use_vp=job.use_vp, workdir=job.workdir, helpers=ctx.helpers,
         mv_to_final_destination=ctx.experiment.mv_to_final_destination, record=ctx.transfers.recorder(job),
-        key_pair=partial(ctx.key_pairs.get, ctx.server),
+        show=partial(ctx.store.set_progress, job.jobid), key_pair=partial(ctx.key_pairs.get, ctx.server),
         secret_files=(ctx.settings.pilot.pandasecrets, *ctx.secret_files(), *map(str, job.secret_paths)),
         middleware=ctx.experiment.middleware_command,
         redundant_patterns=_redundant_patterns(ctx, job), own_log=job_log_path(job.jobid),

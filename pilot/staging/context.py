@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pilot.info.storage import StorageData
     from pilot.options import Options
     from pilot.settings import Settings
+    from pilot.store.viewrows import Moving
 
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,10 @@ def _unrecorded(_record: TransferRecord) -> None:
     return
 
 
+def _unshown(_direction: str, _copies: Sequence[Moving]) -> None:
+    return
+
+
 def _no_keys(_public: str, _private: str) -> tuple[str, str]:
     return "", ""
 
@@ -97,6 +102,8 @@ class StagingContext:
     """The experiment lets mv use the storage path layout."""
     record: Callable[[TransferRecord], None] = _unrecorded
     """Told of each attempt; called from transfer threads."""
+    show: Callable[[str, Sequence[Moving]], None] = _unshown
+    """Told every few s how far the long copies of a direction have come; empty = none runs any more."""
     job_id: str = ""
     attempt_nr: int = 0
     use_vp: bool = False

@@ -21,6 +21,7 @@ from typing import Callable, Optional, Sequence
 
 from pilot.common.exception import PilotException
 from pilot.copytool.base import Outcome, Transfer, TransferFailure
+from pilot.store.viewrows import Moving
 from pilot.util.cancel import CancelledError, CancelToken
 from pilot.util.checksum import Progress
 from pilot.util.logowner import owners
@@ -28,11 +29,16 @@ from pilot.util.logowner import owners
 LET_GO = 5.0
 """Seconds that a copy has to return after it was broken off. Tools look at their token at least once a second."""
 
+SHOW_AFTER, SHOW_EVERY = 4.0, 3.0
+"""s after which a copy's progress is shown, and between two times: most copies are over before."""
+
 Done = Callable[[Transfer, Outcome], None]
 Move = Callable[[Sequence[Transfer], CancelToken, Progress, Done], None]
 """Moves a batch and tells the outcome of each of its files; raises nothing."""
 Settle = Callable[[Transfer, Outcome, float, float], Optional[Transfer]]
 """(order, outcome, seconds, wall clock of the start in s since 1970) -> what to try instead, None = that was it."""
+Show = Callable[[Sequence[Moving]], None]
+"""Takes the progress of all copies that run for long, empty = none does any more; raises nothing."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,9 @@ class _Copy:
     def __init__(self, batch: Sequence[Transfer], stall: float, group: CancelToken) -> None:
         self.open: dict[int, Transfer] = {id(transfer): transfer for transfer in batch}
         """Files without an outcome."""
+        self.batch = batch
+        self.bytes = 0
+        """Moved so far, as far as the tool tells."""
         self.stall = stall
         self.token = CancelToken(group)
         self.began, self.wall = time.monotonic(), time.time()
@@ -61,8 +70,17 @@ class _Copy:
         self.broken: Optional[float] = None
         """Monotonic s at which it was told to end."""
 
-    def progress(self, _count: int) -> None:
+    def progress(self, count: int) -> None:
+        self.bytes += count
         self.moved = time.monotonic()
+
+    def moving(self) -> Moving:
+        """Return how far it has come."""
+        first = next(iter(self.open.values()), self.batch[0])
+        more = f" and {len(self.batch) - 1} more" if len(self.batch) > 1 else ""
+        total = sum(transfer.size for transfer in self.batch)
+        return Moving(first.direction.value, first.lfn + more, "", self.wall, time.time(),
+                      min(self.bytes, total) if total else self.bytes, total)
 
     def next_look(self) -> float:
         """Monotonic s at which something has to be done about it if nothing changes."""
@@ -78,6 +96,7 @@ class Crew:
         settle: takes each outcome; called once per order that was begun or given up, by one thread at a time.
         stall: when to break a copy off.
         token: of the group.
+        show: is told now and then how far the copies have come that run for some seconds.
     """
 
     def __init__(
@@ -87,7 +106,13 @@ class Crew:
         settle: Settle,
         stall: StallRule,
         token: CancelToken,
+        show: Optional[Show] = None,
     ) -> None:
+        self._show = show
+        self._shown = False
+        """Something was shown, so that its end has to be told, too."""
+        self._next_show = inf
+        """Monotonic s."""
         self._waiting: deque[Sequence[Transfer]] = deque(batches)
         self._move = move
         self._settle = settle
@@ -122,6 +147,8 @@ class Crew:
                         self._settle(transfer, failure, 0.0, time.time())
         finally:
             self._token.forget(self._wake)
+            if self._shown and self._show is not None:
+                self._show(())
 
     def _start(self, workers: int) -> None:
         for number in range(workers):
@@ -164,7 +191,7 @@ class Crew:
                 self._taken = True
                 copy = _Copy(batch, self._stall.seconds(batch), self._token)
                 self._running.append(copy)
-                if copy.next_look() < self._look:
+                if copy.next_look() < self._look or (self._show is not None and self._look == inf):
                     self._changed.notify()
             if not self._carry_out(batch, copy):
                 return False
@@ -220,7 +247,17 @@ class Crew:
         if not self._workers:
             return
         self._look = min((copy.next_look() for copy in self._running), default=inf)
+        if self._show is not None:
+            self._look = min(self._look, self._show_progress(self._show, now))
         self._changed.wait(None if self._look == inf else max(0.0, self._look - now))
+
+    def _show_progress(self, show: Show, now: float) -> float:
+        """Tell of long copies when it is time; returns the monotonic s of the next time."""
+        first = min((copy.began for copy in self._running), default=inf) + SHOW_AFTER
+        if first <= now and (self._next_show <= now or not self._shown):
+            self._shown, self._next_show = True, now + SHOW_EVERY
+            show([copy.moving() for copy in self._running if copy.began + SHOW_AFTER <= now])
+        return max(first, self._next_show) if self._shown else first
 
     def _leave_behind(self, copy: _Copy, now: float) -> None:
         self._running.remove(copy)

@@ -38,8 +38,8 @@ JOB_FACTS = (
 """What the planner reads of a job beside its files and its work directory."""
 CONTEXT_FACTS = ("mv_to_final_destination", "job_id", "attempt_nr", "use_vp")
 """Fields of the context that travel as they are; a test sees to it that every field is in one of the three lists."""
-CONTEXT_MADE = ("settings", "options", "queue", "pilot_home", "launch_dir", "storage", "record", "workdir", "helpers",
-                "environ", "key_pair", "tries")
+CONTEXT_MADE = ("settings", "options", "queue", "pilot_home", "launch_dir", "storage", "record", "show", "workdir",
+                "helpers", "environ", "key_pair", "tries")
 """Fields that the other side makes for itself."""
 CONTEXT_STAYS = ("middleware", "secret_files", "redundant_patterns", "archive_extras", "payload_logs", "own_log")
 """Fields that no transfer reads."""

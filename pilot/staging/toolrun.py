@@ -18,6 +18,7 @@ from pilot.staging.context import StagingContext
 from pilot.staging.crew import Crew, Done, StallRule
 from pilot.staging.failures import Failures, named
 from pilot.staging.group import Group
+from pilot.store.viewrows import Moving
 from pilot.util.cancel import CancelledError, CancelToken
 from pilot.util.checksum import Progress, file_checksums
 
@@ -67,7 +68,8 @@ class ToolRun:
         if orders:
             self._check(orders)
             parallel = self.ctx.settings.transfers.parallel
-            crew = Crew(self._batches(orders, parallel), self._move, self._settle, self._stall_rule(), self.token)
+            crew = Crew(self._batches(orders, parallel), self._move, self._settle, self._stall_rule(), self.token,
+                        self._show)
             crew.run(parallel)
         problem = self._finish()
         if problem is not None:
@@ -87,6 +89,12 @@ class ToolRun:
             orders.append(order)
         # the largest first: the group is over sooner, and small ones fill the gaps
         return [self.attempts.numbered(order) for order in sorted(orders, key=lambda order: -order.size)]
+
+    def _show(self, copies: Sequence[Moving]) -> None:
+        try:
+            self.ctx.show(self.group.direction.value, [copy._replace(tool=self.name) for copy in copies])
+        except Exception as exc:  # noqa: BLE001 - a view never costs a transfer
+            logger.warning("the progress of the copies is not shown: %s: %s", type(exc).__name__, exc)
 
     def _check(self, orders: Sequence[Transfer]) -> None:
         """Let tool and planner look at all orders before the first copy; a refusal is an attempt of every file."""

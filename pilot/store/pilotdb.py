@@ -2,9 +2,10 @@
 
 ::
 
-    PilotDB ──► disk (WAL; on network file systems a rollback journal with exclusive locking)
+    PilotDB ──► disk (WAL; on network file systems a rollback journal), for this process alone
+       │ the file was removed, cut, overwritten ──► put aside, written anew from what is known
        │ a write fails (disk full, read-only, quota)
-       └──► memory: said once, the pilot goes on; at the end the file is written again if it can be
+       └──► memory: said once, the pilot goes on; final reports and the end are written to the file if it takes them
 
 The lock file beside the database tells whether the owner is alive: the living pilot holds a ``flock`` on it, which the
 kernel drops with the process, however it dies.
@@ -12,7 +13,6 @@ kernel drops with the process, however it dies.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -24,17 +24,22 @@ from threading import RLock
 from typing import Any, NamedTuple, Optional
 
 from pilot.common.errors import JobError
-from pilot.store.transferrows import TransferRows, migrate, storable
+from pilot.store.opening import FileMark, is_damage, open_memory, open_owned, open_view, put_aside
+from pilot.store.place import OwnerLock, boot_id, file_system_type
+from pilot.store.transferrows import TransferRows, storable
 from pilot.store.viewrows import ViewRows
+
+__all__ = ["DATABASE_NAME", "ErrorRow", "JobRow", "OutboxEntry", "OwnerLock", "PilotDB", "boot_id", "file_system_type"]
 
 logger = logging.getLogger(__name__)
 
 DATABASE_NAME = "pilot.db"
 
-# File systems on which WAL's shared memory does not work (or flushes are unreliable).
-_NETWORK_FILE_SYSTEMS = (
-    "nfs", "lustre", "gpfs", "ceph", "beegfs", "panfs", "afs", "cifs", "smb", "fuse", "9p", "orangefs")
-
+_TABLES = ("pilot", "facts", "jobs", "errors", "transitions", "transfers", "samples", "limits", "notes", "status",
+           "outbox", "traces")
+"""What goes into memory when the file is lost, the important first."""
+_RENEWALS = 3
+"""How often a damaged file is written anew; after that the database stays in memory."""
 
 class OutboxEntry(NamedTuple):
     """One stored message for the server."""
@@ -78,62 +83,6 @@ class ErrorRow(NamedTuple):
     rank: Optional[int]
 
 
-def file_system_type(path: Path) -> str:
-    """Return the type of the file system that holds ``path`` (``ext4``, ``nfs4``, ...), '' when unknown."""
-    best, kind = "", ""
-    target = os.path.realpath(path)
-    try:
-        with open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
-            for line in mounts:
-                fields = line.split(" ")
-                mount = fields[1].replace("\\040", " ")
-                inside = target == mount or target.startswith(mount.rstrip("/") + "/")
-                if inside and len(mount) >= len(best):
-                    best, kind = mount, fields[2]
-    except (OSError, IndexError):
-        return ""
-    return kind
-
-
-def boot_id() -> str:
-    """Return the kernel's random id of this boot ('' where there is none): process ids mean nothing after a reboot."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-class OwnerLock:
-    """``flock`` on the lock file beside a database; held by the living owner."""
-
-    def __init__(self, database: Path) -> None:
-        self.path = database.with_name(f"{database.name}.lock")
-        self._descriptor: Optional[int] = None
-
-    def acquire(self) -> bool:
-        """Take the lock; False when another living process has it. An unwritable directory counts as ours."""
-        try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as exc:
-            logger.warning("no lock file %s (%s): another pilot in this directory would not be noticed", self.path, exc)
-            return True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        except OSError as exc:
-            logger.warning("no locks on the file system of %s (%s)", self.path, exc)
-        self._descriptor = descriptor
-        return True
-
-    def release(self) -> None:
-        """Give the lock back; the file stays."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
 class PilotDB(TransferRows, ViewRows):
     """The database of one main work directory; thread-safe. A disk that refuses never makes a method fail.
 
@@ -146,105 +95,90 @@ class PilotDB(TransferRows, ViewRows):
     def __init__(self, path: Optional[Path], clock: Any = time.time, *, read_only: bool = False) -> None:
         super().__init__()
         self.path = path
+        self.problem = ""
+        """Why the file cannot be used."""
         self._read_only = read_only
         self.degraded = path is None
         self._complete = False
         """What is in memory is all that the file holds: then it may be written over the file."""
-        self._file: Optional[tuple[int, int]] = None
+        self._filemark: Optional[FileMark] = None
+        self._beside: Optional[Path] = None
+        self._renewals = 0
         self._clock = clock
         self._lock = RLock()
         self._statuses: dict[str, str] = {}
         self._db = self._open_disk() if path is not None else None
         if self._db is None:
-            self._db = self._open_memory()
+            self._db = open_memory()
 
     # --- opening, falling back, closing ------------------------------------------------------------------------------
 
     def _open_disk(self) -> Optional[sqlite3.Connection]:
         path = self.path
         assert path is not None
-        if self._read_only:
-            return self._open_view(path)
         try:
-            return self._prepare(path)
+            return open_view(path) if self._read_only else self._prepare(path)
         except (sqlite3.Error, OSError) as exc:
-            if "malformed" in str(exc) or "not a database" in str(exc):
+            if self._read_only:
+                self.degraded, self.problem = True, str(exc)
+                return None
+            if is_damage(exc):
                 return self._replace_damaged(path, exc)
             self._say_degraded(exc)
             return None
 
-    def _open_view(self, path: Path) -> Optional[sqlite3.Connection]:
-        """Open for reading only; a database that its owner has locked for itself is read as it lies on disk."""
-        for flags in ("mode=ro", "mode=ro&immutable=1"):
-            try:
-                connection = sqlite3.connect(f"file:{path}?{flags}", uri=True, timeout=1, isolation_level=None,
-                                             check_same_thread=False)
-                connection.execute("SELECT COUNT(*) FROM pilot").fetchone()
-                return connection
-            except sqlite3.Error as exc:
-                logger.debug("%s with %s: %s", path, flags, exc)
-        self.degraded = True
-        return None
-
     def _prepare(self, path: Path) -> sqlite3.Connection:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        info = os.fstat(descriptor)
-        os.close(descriptor)
-        self._file = (info.st_dev, info.st_ino)
-        connection = sqlite3.connect(str(path), timeout=5, isolation_level=None, check_same_thread=False)
-        kind = file_system_type(path)
-        if any(name in kind for name in _NETWORK_FILE_SYSTEMS):
-            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-            connection.execute("PRAGMA journal_mode=DELETE")
-            logger.info("the PilotDB lies on %s: rollback journal with exclusive locking", kind)
-        else:
-            connection.execute("PRAGMA journal_mode=WAL")
-        # A crash of the node may cost the last transactions, a crash of the pilot none: the page cache survives it.
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.executescript(Path(__file__).with_name("schema.sql").read_text(encoding="utf-8"))
-        migrate(connection)
+        connection = open_owned(path)
+        self._filemark = FileMark(path)
         return connection
 
     def _replace_damaged(self, path: Path, exc: Exception) -> Optional[sqlite3.Connection]:
-        aside = path.with_name(f"{path.name}.damaged-{int(self._clock())}")
         try:
-            path.rename(aside)
-            for suffix in ("-wal", "-shm"):
-                Path(f"{path}{suffix}").unlink(missing_ok=True)
+            aside = put_aside(path, self._clock())
             logger.error("the PilotDB %s is damaged (%s); put aside as %s, a new one is begun", path, exc, aside.name)
             return self._prepare(path)
         except (sqlite3.Error, OSError) as second:
             self._say_degraded(second)
             return None
 
-    def _open_memory(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        connection.executescript(Path(__file__).with_name("schema.sql").read_text(encoding="utf-8"))
-        return connection
-
     def _say_degraded(self, exc: BaseException) -> None:
-        self.degraded = True
+        self.degraded, self.problem = True, str(exc)
         logger.error(
             "the PilotDB %s cannot be written (%s): reports are kept in memory from here on, and are lost if this "
             "process is killed; free space or make the directory writable", self.path, exc)
 
     def _fall_back(self, exc: sqlite3.Error) -> None:
-        """Go on in memory with everything that can still be read."""
-        self._say_degraded(exc)
-        memory = self._open_memory()
+        """Go on with everything that can still be read: in a new file if the old one is damaged, else in memory."""
+        memory = open_memory()
         disk, self._db = self._db, memory
         assert disk is not None
+        self._complete = _copy_tables(disk, memory)
         try:
-            disk.rollback()
-            for table in ("pilot", "jobs", "errors", "transitions", "outbox", "traces"):
-                rows = disk.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - fixed names
-                if rows:
-                    marks = ",".join("?" * len(rows[0]))
-                    memory.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)  # noqa: S608
-            self._complete = True
             disk.close()
         except sqlite3.Error as second:
-            logger.warning("older entries of the PilotDB could not be read: %s", second)
+            logger.debug("closing the PilotDB: %s", second)
+        if is_damage(exc) and self._renewals < _RENEWALS and self._renew(exc):
+            return
+        self._say_degraded(exc)
+
+    def _renew(self, exc: sqlite3.Error) -> bool:
+        """Write a new file from what is in memory, and go on in it."""
+        assert self._db is not None and self.path is not None
+        self._renewals += 1
+        aside = "; nothing was left of it"
+        try:
+            if os.path.lexists(self.path):
+                aside = f"; put aside as {put_aside(self.path, self._clock()).name}"
+            fresh = self._prepare(self.path)
+            self._db.backup(fresh)
+        except (sqlite3.Error, OSError) as second:
+            logger.warning("the PilotDB %s could not be written anew: %s", self.path, second)
+            return False
+        self._db.close()
+        self._db, self._filemark = fresh, FileMark(self.path)
+        logger.error("the PilotDB %s was damaged while in use (%s)%s; a new one was written from %s", self.path, exc,
+                     aside, "what is known" if self._complete else "what could still be read")
+        return True
 
     def _execute(self, statement: str, values: Iterable[object] = ()) -> sqlite3.Cursor:
         values = tuple(storable(value) for value in values)
@@ -257,7 +191,18 @@ class PilotDB(TransferRows, ViewRows):
                 if self.degraded:
                     raise
                 self._fall_back(exc)
-                return self._db.execute(statement, values)
+                return self._execute_again(statement, values)
+
+    def _execute_again(self, statement: str, values: tuple[object, ...]) -> sqlite3.Cursor:
+        assert self._db is not None
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.Error as exc:
+            if self.degraded:
+                raise
+            self._renewals = _RENEWALS  # the new file is no better
+            self._fall_back(exc)
+            return self._db.execute(statement, values)
 
     def _query(self, statement: str, values: Iterable[object] = ()) -> list[Any]:
         with self._lock:
@@ -269,8 +214,10 @@ class PilotDB(TransferRows, ViewRows):
             if self._db is None:
                 return
             self.flush()
-            if self.degraded and not self._read_only and self.path is not None:
-                self._write_back()
+            if not self._read_only:
+                self._lost_file()
+                if self.degraded and self.path is not None:
+                    self._write_back()
             try:
                 self._db.close()
             except sqlite3.Error as exc:
@@ -286,12 +233,12 @@ class PilotDB(TransferRows, ViewRows):
         path, waiting = self.path, len(self.undelivered())
         try:
             if not os.path.lexists(path):
-                for suffix in ("-wal", "-shm"):  # of the file that is gone: they must not be applied to the new one
+                for suffix in ("-wal", "-shm", "-journal"):  # of the file that is gone: they are not the new one's
                     Path(f"{path}{suffix}").unlink(missing_ok=True)
             elif not self._complete:
                 if not waiting:
                     return
-                path = path.with_name(f"pilot-{os.getpid()}-{os.urandom(4).hex()}.db")
+                path = self._beside = self._beside or path.with_name(f"pilot-{os.getpid()}-{os.urandom(4).hex()}.db")
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             disk = sqlite3.connect(str(path), timeout=2)
             try:
@@ -303,19 +250,13 @@ class PilotDB(TransferRows, ViewRows):
             logger.log(logging.ERROR if waiting else logging.WARNING, "the PilotDB could not be written to %s: %s; %d "
                        "undelivered message(s) are lost with this process", path, exc, waiting)
 
-    def _lost_file(self) -> bool:
-        """Notice a file that was removed or replaced below us, which SQLite does not: what it writes would be lost."""
-        if self.degraded or self._file is None or self.path is None:
-            return False
-        try:
-            info = os.stat(self.path)
-            if (info.st_dev, info.st_ino) == self._file:
-                return False
-            reason = "it was replaced by another file"
-        except OSError as exc:
-            reason = f"it was removed: {exc.strerror}"
-        self._fall_back(sqlite3.OperationalError(reason))
-        return True
+    def _lost_file(self) -> None:
+        """Notice a file that was removed, replaced or cut below us, which SQLite does not: what it writes is lost."""
+        if self.degraded or self._filemark is None:
+            return
+        problem = self._filemark.problem()
+        if problem:
+            self._fall_back(sqlite3.OperationalError(problem))
 
     # --- pilot and status ---------------------------------------------------------------------------------------------
 
@@ -323,6 +264,7 @@ class PilotDB(TransferRows, ViewRows):
         """Note this pilot process."""
         self._execute("INSERT OR REPLACE INTO pilot (token, pid, host, boot_id, version, started) VALUES (?,?,?,?,?,?)",
                       (token, os.getpid(), host, boot_id(), version, self._clock()))
+        self.clear_progress()
 
     def set_server(self, token: str, queue: str, base_url: str) -> None:
         """Note where the reports of this pilot go."""
@@ -331,6 +273,18 @@ class PilotDB(TransferRows, ViewRows):
     def end(self, token: str, exit_code: int) -> None:
         """Note the orderly end of this pilot process."""
         self._execute("UPDATE pilot SET ended=?, exit_code=? WHERE token=?", (self._clock(), exit_code, token))
+
+    def set_facts(self, facts: Mapping[str, str]) -> None:
+        """Note what else there is to know of this pilot: node, batch job, settings that were changed ..."""
+        with self._lock:
+            self._execute("BEGIN IMMEDIATE")
+            for name, value in facts.items():
+                self._execute("INSERT OR REPLACE INTO facts VALUES (?,?)", (name, value[:2000]))
+            self._commit()
+
+    def facts(self) -> dict[str, str]:
+        """The facts in the order in which they were noted."""
+        return {str(row[0]): str(row[1]) for row in self._query("SELECT name, value FROM facts ORDER BY rowid")}
 
     def pilots(self) -> list[dict[str, object]]:
         """All pilots that have used this directory, oldest first."""
@@ -415,7 +369,7 @@ class PilotDB(TransferRows, ViewRows):
         """
         text = json.dumps(dict(message))
         with self._lock:
-            lost = self._lost_file()
+            self._lost_file()
             # 'newer than the grant' tells this attempt's report from that of an older one
             known = self._query("SELECT o.id FROM outbox o JOIN jobs j ON j.job_id=o.job_id WHERE o.job_id=? AND "
                                 "o.final=1 AND o.created>=j.granted", (job_id,))
@@ -432,8 +386,8 @@ class PilotDB(TransferRows, ViewRows):
                 assert self._db is not None
                 if self._db.in_transaction:
                     self._commit()
-            if lost:
-                self._write_back()
+            if final and self.degraded and self.path is not None:
+                self._write_back()  # this process may be killed before its end
             return row
 
     def _commit(self) -> None:
@@ -446,6 +400,7 @@ class PilotDB(TransferRows, ViewRows):
             if self.degraded:
                 raise
             self._fall_back(exc)
+            assert self._db is not None
             self._db.executemany("INSERT OR REPLACE INTO outbox VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
 
     def undelivered(self, *, finals_only: bool = False) -> list[OutboxEntry]:
@@ -461,7 +416,8 @@ class PilotDB(TransferRows, ViewRows):
         return int(self._query("SELECT COUNT(*) FROM outbox WHERE final=1 AND delivered IS NULL")[0][0])
 
     def mark_delivered(self, entry_id: int) -> None:
-        """The server has acknowledged the message."""
+        """The server has acknowledged the message; a heartbeat is then forgotten, the job keeps the newest."""
+        self._execute("DELETE FROM outbox WHERE id=? AND final=0", (entry_id,))
         self._execute("UPDATE outbox SET delivered=? WHERE id=?", (self._clock(), entry_id))
 
     def mark_attempt(self, entry_id: int, error: str) -> None:
@@ -482,3 +438,22 @@ class PilotDB(TransferRows, ViewRows):
         rows = self._query("SELECT message, delivered, last_error FROM outbox WHERE job_id=? AND final=1 "
                            "ORDER BY id DESC LIMIT 1", (job_id,))
         return (json.loads(rows[0][0]), rows[0][1], rows[0][2]) if rows else None
+
+
+def _copy_tables(disk: sqlite3.Connection, memory: sqlite3.Connection) -> bool:
+    """Copy what can be read; returns whether that is all."""
+    complete = True
+    try:
+        disk.rollback()
+    except sqlite3.Error as exc:
+        logger.debug("rolling back: %s", exc)
+    for table in _TABLES:
+        try:
+            rows = disk.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - fixed names
+            if rows:
+                marks = ",".join("?" * len(rows[0]))
+                memory.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)  # noqa: S608
+        except sqlite3.Error as exc:
+            complete = False
+            logger.warning("older entries of the PilotDB's table '%s' could not be read: %s", table, exc)
+    return complete

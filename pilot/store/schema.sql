@@ -11,6 +11,9 @@ CREATE TABLE IF NOT EXISTS pilot (
     ended     REAL,
     exit_code INTEGER
 );
+CREATE TABLE IF NOT EXISTS facts (       -- of this pilot, for people
+    name TEXT PRIMARY KEY, value TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS jobs (
     job_id    TEXT PRIMARY KEY,
     attempt   INTEGER NOT NULL DEFAULT 0,
@@ -40,6 +43,11 @@ CREATE TABLE IF NOT EXISTS transfers (
     at REAL NOT NULL, seconds REAL NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
     status TEXT NOT NULL, code INTEGER NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT '', checksum TEXT NOT NULL DEFAULT '',
     transfer_id TEXT NOT NULL DEFAULT '' -- joins log, trace and report
+);
+CREATE TABLE IF NOT EXISTS progress (    -- copies that run for some seconds already; no row = none
+    job_id TEXT NOT NULL, direction TEXT NOT NULL, lfn TEXT NOT NULL, tool TEXT NOT NULL, began REAL NOT NULL,
+    at REAL NOT NULL, bytes INTEGER NOT NULL,    -- moved until then; 0 = its tool does not tell
+    total INTEGER NOT NULL               -- 0 = not known
 );
 CREATE TABLE IF NOT EXISTS samples (
     job_id TEXT NOT NULL, at REAL NOT NULL, cpu REAL NOT NULL, cores REAL NOT NULL, rss INTEGER NOT NULL,

@@ -64,6 +64,7 @@ class TransferRows:
     degraded: bool
 
     def __init__(self) -> None:
+        super().__init__()
         self._transfer_rows: list[tuple[object, ...]] = []
         self._trace_rows: list[tuple[object, ...]] = []
         self._flushed = 0.0

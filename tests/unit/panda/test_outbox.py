@@ -133,6 +133,7 @@ def test_what_an_earlier_process_left_goes_out_first(panda: Sandbox, tmp_path: P
     first = Rig(panda, tmp_path)
     job_id = first.job(panda)
     first.store.put_message(job_id, message(job_id, "finished"), final=True, state="finished")
+    first.store.close()  # an owner has its database for itself
     second = Rig(panda, tmp_path)
     second.outbox.start()
     assert second.outbox.drain(30) == 0

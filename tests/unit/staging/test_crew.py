@@ -175,3 +175,36 @@ def test_a_batch_that_hangs_keeps_what_was_done_before() -> None:
     assert outcomes["a"] == DONE
     assert {outcomes[name].code for name in "bc"} == {1151}
     assert outcomes["b"].detail == "b stands still"
+
+
+def test_long_copies_tell_how_far_they_have_come_and_short_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "SHOW_AFTER", 0.05)
+    monkeypatch.setattr(crew, "SHOW_EVERY", 0.02)
+    shown: list[list[Any]] = []
+    enough, token = threading.Event(), CancelToken()
+
+    def move(transfer: Transfer, _token: CancelToken, progress: Any) -> TransferResult:
+        if transfer.lfn == "long":
+            progress(30)
+            progress(12)
+            assert enough.wait(60)
+        return DONE
+
+    def show(copies: Any) -> None:
+        shown.append(list(copies))
+        if len(shown) == 3:
+            enough.set()
+
+    rule = crew.StallRule(lambda _batch: float("inf"), 1151, lambda transfer: transfer.lfn)
+    files = [(Transfer(Direction.OUT, name, Path(name), size=100),) for name in ("long", "short", "brief")]
+    crew.Crew(files, one_by_one(move), lambda *_outcome: None, rule, token, show).run(2)
+    assert [(copy.lfn, copy.direction, copy.bytes, copy.total) for copy in shown[0]] == [("long", "stage-out", 42, 100)]
+    assert len(shown) >= 4 and shown[-1] == [], "the end is told, too"
+
+
+def test_nothing_is_shown_of_copies_that_are_over_at_once() -> None:
+    shown: list[Any] = []
+    rule = crew.StallRule(lambda _batch: 60.0, 1151, lambda transfer: transfer.lfn)
+    crew.Crew([(order,) for order in orders("a", "b", "c")], one_by_one(lambda *_args: DONE), lambda *_outcome: None,
+              rule, CancelToken(), shown.append).run(2)
+    assert shown == []

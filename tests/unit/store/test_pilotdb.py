@@ -29,7 +29,7 @@ def test_what_is_stored_is_there_after_a_crash(path: Path) -> None:
     store = store_with_job(path)
     store.put_message("7", {"jobId": 7, "state": "finished"}, final=True, state="finished")
     # no close: the process is simply gone
-    again = PilotDB(path)
+    again = PilotDB(path, read_only=True)
     assert [entry.message for entry in again.undelivered()] == [{"jobId": 7, "state": "finished"}]
     assert [job.job_id for job in again.jobs()] == ["7"]
 
@@ -224,17 +224,18 @@ def test_a_file_that_is_removed_below_us_comes_back_with_the_report(path: Path) 
     assert after.undelivered() == [] and after.unreported_jobs() == []
 
 
-def test_a_database_locked_for_a_while_tells_the_end_of_its_job(path: Path) -> None:
+def test_nobody_can_lock_the_database_of_a_living_pilot(path: Path) -> None:
     store = store_with_job(path)
-    store._db.execute("PRAGMA busy_timeout=0")  # type: ignore[union-attr]
-    blocker = sqlite3.connect(path, isolation_level=None)
-    blocker.execute("BEGIN EXCLUSIVE")
-    number = store.put_message("7", {"n": 1}, final=True, state="finished")
-    store.mark_delivered(number)
-    blocker.close()
+    other = sqlite3.connect(path, isolation_level=None, timeout=0)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("BEGIN EXCLUSIVE")
+    other.close()
+    view = PilotDB(path, read_only=True)
+    assert [job.job_id for job in view.jobs()] == ["7"], "looking needs no lock"
+    store.put_message("7", {"n": 1}, final=True, state="finished")
+    assert not store.degraded
+    view.close()
     store.close()
-    after = PilotDB(path)
-    assert after.unreported_jobs() == [], "nobody reports the job a second time, as failed"
 
 
 def test_reports_that_cannot_go_into_a_locked_file_go_beside_it(path: Path) -> None:
