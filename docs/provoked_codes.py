@@ -21,8 +21,11 @@ PROVOKED: dict[int, str] = {
     **dict.fromkeys(_OF_TOOLS, _TOOLS),
     **dict.fromkeys((1200, 1201, 1202, 1203, 1204, 1206, 1207), _SIGNAL),
     1008: "test_the_example_refuses_jobs_without_a_task",
+    1104: "test_work_directory_over_the_limit_of_the_queue",
+    1106: "test_stdout_over_its_limit_is_cut_for_the_log",
     1116: "test_budget_ends_the_retries_and_all_reasons_are_told",
     1117: "test_malformed_data_is_told_from_missing_data",
+    1124: "test_an_output_that_no_storage_takes",
     1133: "test_an_unknown_endpoint_is_no_storage",
     1143: "test_a_transform_that_cannot_be_made_executable_is_1143",
     1144: "test_thousand_children_are_ended_with_the_job",
@@ -77,7 +80,7 @@ _CPU = "a failure to measure CPU time is noted in the log and fails no job"
 _REMOTE = "existing pilots' script for the test of remote inputs; this pilot tests them itself: 1361"
 
 NEVER: dict[int, str] = {
-    **dict.fromkeys((1104, 1106, 1124, 1150, 1235, 1332), _CHECKS),
+    **dict.fromkeys((1150, 1235, 1332), _CHECKS),
     **dict.fromkeys((1224, 1228, 1234, 1238, 1240), _EVENTS),
     **dict.fromkeys((1344, 1352, 1353, 1354), _CPU),
     **dict.fromkeys((1368, 1374, 1378), _REMOTE),

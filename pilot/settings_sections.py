@@ -324,10 +324,10 @@ WITHOUT_EFFECT: frozenset[str] = frozenset(
     for section, keys in {
         "pilot":
             "pilot_heartbeat pilot_heartbeat_file "
-            "free_space_limit_running maximum_output_file_size maximum_input_file_sizes "
-            "local_size_limit_stdout looping_verification_time looping_limit_default "
+            "maximum_input_file_sizes "
+            "looping_verification_time looping_limit_default "
             "looping_limit_min_default kill_instruction_time kill_instruction_filename "
-            "proxy_verification_time disk_space_verification_time "
+            "proxy_verification_time "
             "memory_usage_verification_time process_verification_time thread_check cpu_check timing_file "
             "redundant http_connect_timeout update_sleep "
             "remotefileverification_instant "

@@ -15,13 +15,11 @@ archives of its outputs. That much is left alone.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Optional
 
 from pilot.info.job import Job
-from pilot.util.space import directory_size, free_space
+from pilot.util.space import directory_size, free_space, size_of
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
@@ -44,14 +42,7 @@ def held_bytes(leaving: Iterable[Job]) -> int:
 def _held(job: Job) -> int:
     if not job.workdir.name:
         return 0  # it has no directory yet
-    total = directory_size(job.workdir).bytes
-    for spec in job.indata:
-        try:
-            status = os.lstat(job.workdir / os.path.basename(spec.lfn))
-        except (OSError, ValueError):
-            continue
-        total -= status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return max(0, total)
+    return max(0, directory_size(job.workdir).bytes - size_of(job.workdir, (spec.lfn for spec in job.indata)))
 
 
 def refusal(ctx: PilotContext, held: int) -> Optional[str]:

@@ -10,6 +10,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Callable, Optional, Sequence, TypeVar, Union
@@ -18,14 +20,14 @@ from pilot.control.checklist import file_checks, process_checks, workdir_tracker
 from pilot.control.lane import Lane
 from pilot.control.messages import CheckFailed
 from pilot.monitoring.checks import Blind, Breach, FileCheck, FileLook, Look, ProcessCheck
-from pilot.monitoring.workdir import WorkdirTracker, WorkdirView
 from pilot.util.bounded import TookTooLong, bounded
 from pilot.util.cancel import CancelledError, CancelToken
-from pilot.util.space import free_space
+from pilot.util.space import directory_size, free_space, pod_storage_limit, size_of
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
     from pilot.info.job import Job
+    from pilot.monitoring.workdir import WorkdirTracker, WorkdirView
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +49,16 @@ class CheckDesk:
         self._blind: dict[str, str] = {}
         self._token = CancelToken()
         self._broken = False
-        self._lane = Lane(f"files-{job.jobid}")
+        self._lane = Lane(f"files-{job.jobid}", min(120.0, 2.0 * ctx.settings.pilot.disk_space_verification_time))
+        self._looking = threading.Lock()
         self._evidence = Lane(f"evidence-{job.jobid}")
         self._tracker: Optional[WorkdirTracker] = None
+        self._rest: Optional[WorkdirTracker] = None
         self._payload_began: Optional[float] = None
         self._cpu_seconds = 0.0
-        self.view = WorkdirView()
-        """The newest known; from the lane's thread."""
-        self.largest = 0
-        """Bytes: the largest size of the directory so far."""
+        self.view: Optional[WorkdirView] = None
+        """The newest known, None before the first look; from the lane's thread."""
+        self._largest = 0
 
     def payload_started(self, began: float) -> None:
         """A payload has started at ``began`` (monotonic s)."""
@@ -76,7 +79,7 @@ class CheckDesk:
         """Let the process checks look; from the monitor's thread."""
         self._cpu_seconds = look.cpu_seconds
         for check in self._due(self._processes):
-            self._take(check, self._ask(check, partial(check.look, look)))
+            self._take(check, self._ask(check.name, partial(check.look, look)))
 
     def look_at_files(self) -> None:
         """Have the job's files looked at; returns at once."""
@@ -88,20 +91,72 @@ class CheckDesk:
         """Seconds that a look at the files hangs beyond patience; 0 = it does not."""
         return self._lane.hangs
 
+    @property
+    def size(self) -> int:
+        """Bytes that the job's directory holds, 0 while that is not known."""
+        return 0 if self.view is None else self.view.size
+
+    def own_size(self) -> int:
+        """Return the largest size of the directory so far, inputs and outputs not counted (bytes, for ``workDirSize``).
+
+        Looks once more, unless a look is under way, which may hang.
+        """
+        if self._job.workdir.name and self._looking.acquire(blocking=False):
+            try:
+                if self._tracker is None:
+                    self._note_size(directory_size(self._job.workdir).bytes)
+                else:
+                    self._note_size(self._tracker.look().size)
+            except OSError as exc:
+                logger.warning("job %s: the size of %s is not known at its end: %s", self._job.jobid, self._job.workdir,
+                               exc.strerror)
+            finally:
+                self._looking.release()
+        return self._largest
+
+    def _note_size(self, size: int) -> None:
+        names = (spec.lfn for spec in (*self._job.indata, *self._job.outdata))
+        self._largest = max(self._largest, size - size_of(self._job.workdir, names))
+
     def _look_at_files(self) -> None:
-        if not self._job.workdir.name or not self._job.workdir.is_dir():
-            return  # not made yet, or gone already
+        with self._looking:
+            if not self._job.workdir.name or not self._job.workdir.is_dir():
+                return  # not made yet, or gone already
+            self._ask("work directory", self._measure)
+            if self.view is None or self._tracker is None or self._files is None:
+                return
+            began, now = self._payload_began, time.monotonic()
+            free = free_space(self._ctx.home, self._ctx.environ, self._used_in_pod())
+            look = FileLook(now, time.time(), None if began is None else now - began, self.view, free,
+                            self._cpu_seconds, self._tracker)
+            for check in self._due(self._files):
+                self._take(check, self._ask(check.name, partial(check.look, look)))
+
+    def _measure(self) -> None:
+        """Look at the directory."""
         if self._tracker is None or self._files is None:  # not in the life of a short job
             self._tracker = workdir_tracker(self._ctx, self._job)
             self._files = file_checks(self._ctx, self._job)
-        self.view = self._tracker.look()
-        self.largest = max(self.largest, self.view.size)
-        began = self._payload_began
-        now = time.monotonic()
-        look = FileLook(now, time.time(), None if began is None else now - began, self.view,
-                        free_space(self._ctx.home, self._ctx.environ), self._cpu_seconds, self._tracker)
-        for check in self._due(self._files):
-            self._take(check, self._ask(check, partial(check.look, look)))
+        try:
+            self.view = self._tracker.look()
+        except OSError as exc:
+            self.view = self._tracker.view  # the other checks go on
+            raise Blind(f"{self._job.workdir}: {exc.strerror}") from exc
+        self._note_size(self.view.size)
+
+    def _used_in_pod(self) -> Optional[int]:
+        """Bytes on disk that count against the storage limit of a pod; None without one."""
+        if self.view is None or pod_storage_limit(self._ctx.environ) is None:
+            return None
+        if self._rest is None:
+            from pilot.monitoring.workdir import WorkdirTracker
+
+            own = os.path.relpath(self._job.workdir, self._ctx.home)
+            self._rest = WorkdirTracker(self._ctx.home, leave_out=frozenset([own]))
+        try:
+            return self.view.blocks + self._rest.look().blocks
+        except OSError:
+            return None  # then everything is counted
 
     def _due(self, checks: Sequence[_Check]) -> list[_Check]:
         now = time.monotonic()
@@ -109,7 +164,7 @@ class CheckDesk:
         self._next.update((check.name, now + check.period * 0.95) for check in found)
         return found
 
-    def _ask(self, check: Union[ProcessCheck, FileCheck], call: Callable[[], Optional[Breach]]) -> Optional[Breach]:
+    def _ask(self, name: str, call: Callable[[], Optional[Breach]]) -> Optional[Breach]:
         """Ask a check; one that cannot measure, or is at fault itself, fails no job, but is not silent either."""
         try:
             breach = call()
@@ -117,13 +172,13 @@ class CheckDesk:
         except Blind as exc:
             breach, problem = None, str(exc)
         except Exception as exc:  # the other checks go on
-            logger.exception("job %s: check '%s' failed", self._job.jobid, check.name)
+            logger.exception("job %s: check '%s' failed", self._job.jobid, name)
             breach, problem = None, f"internal error: {type(exc).__name__}: {exc}"
-        if problem != self._blind.get(check.name, ""):
-            self._blind[check.name] = problem
+        if problem != self._blind.get(name, ""):
+            self._blind[name] = problem
             text = f"cannot measure: {problem}" if problem else "measures again"
-            logger.warning("job %s: check '%s' %s", self._job.jobid, check.name, text)
-            self._ctx.store.add_note(self._job.jobid, check.name, text)
+            logger.warning("job %s: check '%s' %s", self._job.jobid, name, text)
+            self._ctx.store.add_note(self._job.jobid, name, text)
         return breach
 
     def _take(self, check: Union[ProcessCheck, FileCheck], breach: Optional[Breach]) -> None:

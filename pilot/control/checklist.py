@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pilot.monitoring.workdir import WorkdirTracker
-
 if TYPE_CHECKING:
     from pilot.context import PilotContext
     from pilot.info.job import Job
     from pilot.monitoring.checks import FileCheck, Keeper, ProcessCheck
+    from pilot.monitoring.workdir import WorkdirTracker
 
 
 def process_checks(ctx: PilotContext, job: Job) -> list[ProcessCheck]:
@@ -19,12 +18,16 @@ def process_checks(ctx: PilotContext, job: Job) -> list[ProcessCheck]:
 
 def file_checks(ctx: PilotContext, job: Job) -> list[FileCheck]:
     """Return the checks of the job's files, made before the first look at them: they may import what is rare."""
-    return []
+    from pilot.control.diskchecks import disk_checks
+
+    return [*disk_checks(ctx, job)]
 
 
 def workdir_tracker(ctx: PilotContext, job: Job) -> WorkdirTracker:
     """Return what follows the job's directory; which files are signs of life is said here."""
-    return WorkdirTracker(job.workdir)
+    from pilot.control import diskchecks
+
+    return diskchecks.workdir_tracker(ctx, job, counts=lambda path: True)
 
 
 def keepers(ctx: PilotContext) -> list[Keeper]:

@@ -139,6 +139,13 @@ class StageOutLane(Component):
             raise TypeError(f"unexpected message {message!r}")
         job = message.job
         after_payload(self.ctx, job)  # unless its payload has done that
+        track = self.ctx.road.track(job.jobid)
+        if track is not None and track.desk is not None:
+            job.workdir_size = track.desk.own_size()
+        if not message.outputs:
+            from pilot.control.makeroom import make_room
+
+            make_room(self.ctx, job)
         job.timing.mark("stageout")
         context = staging_context(self.ctx, job)
         with self.ctx.helpers.session():  # outputs and log share the helper processes

@@ -156,6 +156,9 @@ class MonitorComponent(Component):
         watch = Watch(job, copy.copy(job), debug=job.debug, debug_command="debug" if job.debug else "")
         self._watches[job.jobid] = watch
         watch.checks = CheckDesk(self.ctx, job, self.post)
+        track = self.ctx.road.track(job.jobid)
+        if track is not None:
+            track.desk = watch.checks
         self._schedule_heartbeat(watch)
         self._schedule_files(watch)
         self._limit_time(watch)
@@ -263,7 +266,7 @@ class MonitorComponent(Component):
             watch.company.sample(processes)
         size = 0
         if watch.checks is not None:
-            size = watch.checks.view.size
+            size = watch.checks.size
             watch.checks.look(Look(time.monotonic(), time.monotonic() - child.started, processes,
                                    watch.view.cpu_seconds, sample.cores))
         self.ctx.store.add_sample(watch.job.jobid, Sample(
@@ -276,7 +279,7 @@ class MonitorComponent(Component):
             track = self.ctx.road.track(watch.job.jobid)
             if track is None or track.state.stage not in (Stage.RECEIVED, Stage.STAGEIN, Stage.PAYLOAD):
                 return  # its tail has begun
-            if watch.checks is not None:
+            if watch.checks is not None and track.state.stage is not Stage.RECEIVED:  # there it may wait for space
                 watch.checks.look_at_files()
             self._schedule_files(watch)
 
@@ -290,8 +293,13 @@ class MonitorComponent(Component):
         if breach.ends is Ends.PAYLOAD:
             if watch is not None and watch.company is not None:
                 watch.company.end_payload(breach.text)
-        else:
-            self.ctx.road.abort(message.job_id, Event.LIMIT, breach.code, breach.text)
+            return
+        track = self.ctx.road.track(message.job_id)
+        if track is not None and track.state.stage is Stage.STAGEOUT:
+            logger.warning("job %s: its payload has ended while '%s' was looked into: the job is judged by its results",
+                           message.job_id, message.check)
+            return
+        self.ctx.road.abort(message.job_id, Event.LIMIT, breach.code, breach.text)
 
     # --- limits, commands ----------------------------------------------------------------------------------------
 

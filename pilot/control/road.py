@@ -27,6 +27,7 @@ from pilot.util.cancel import CancelToken
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
+    from pilot.control.checkdesk import CheckDesk
     from pilot.control.component import Component
     from pilot.payload.utilities import Running
 
@@ -45,6 +46,8 @@ class Track:
     tail: CancelToken = field(default_factory=CancelToken)
     daemons: list[Running] = field(default_factory=list)
     """What utilities before the payload have left running for it (a cache)."""
+    desk: Optional[CheckDesk] = None
+    """Its checks; made by the monitor."""
     company_left: bool = False
     """True once they were ended."""
 

@@ -130,6 +130,8 @@ class Job:
     """Measured core counts, one per sample."""
     memory: Optional[MemoryUse] = None
     """Memory and I/O of the payload so far; None when nothing has been measured."""
+    workdir_size: int = 0
+    """Bytes: the largest size of its directory, inputs and outputs not counted; 0 until its tail begins."""
     variables: dict[str, str] = field(default_factory=dict)
     """Environment variables that its transfers and its payload get: what utilities before the stage-in have found
     (``ALRB_XCACHE_PROXY``)."""

@@ -23,6 +23,7 @@ from pilot.staging.context import StagingContext
 from pilot.staging.outputs import new_guid
 from pilot.util.archive import ArchiveResult, ArchiveTimeout, Member, Rules, walk, write_archive
 from pilot.util.cancel import CancelToken
+from pilot.util.mounts import mounts_below
 from pilot.util.safepath import check_name
 
 logger = logging.getLogger(__name__)
@@ -145,9 +146,11 @@ def time_limit(workdir: Optional[Path]) -> float:
     """Seconds for a full archive: 90 and a fifth of a second per MB of the files on top, at most 3 h."""
     total = 0
     if workdir is not None:
+        mounts = mounts_below(workdir)
         try:
             with os.scandir(workdir) as entries:
-                total = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+                total = sum(entry.stat(follow_symlinks=False).st_size for entry in entries
+                            if entry.name not in mounts and not entry.is_dir(follow_symlinks=False))
         except OSError:  # the walk will say what is wrong
             total = 0
     return float(min(30 + 60 + total // 1_000_000 // 5, 10800))

@@ -20,6 +20,7 @@ from pilot.common.exception import PilotException
 from pilot.util.cancel import CancelToken
 from pilot.util.checksum import Digest, open_regular
 from pilot.util.copying import placed
+from pilot.util.mounts import mounts_below
 
 if TYPE_CHECKING:
     from tarfile import TarFile, TarInfo
@@ -119,6 +120,7 @@ def walk(root: Path, rules: Rules, note: Callable[[str], None]) -> Iterator[Memb
     except OSError as exc:
         note(f"{root.name}: {exc.strerror}")
         return
+    mounts = mounts_below(root)
     waiting = [(root, "")]
     while waiting:
         directory, prefix = waiting.pop(0)
@@ -130,6 +132,9 @@ def walk(root: Path, rules: Rules, note: Callable[[str], None]) -> Iterator[Memb
             continue
         for entry in entries:
             relative = prefix + entry.name
+            if relative in mounts:  # not even asked: its server may have died
+                note(f"{relative}: another file system")
+                continue
             try:
                 info = entry.stat(follow_symlinks=False)
             except OSError as exc:

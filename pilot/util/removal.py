@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from pilot.util.mounts import mounts_below
+
 _SHOWN = 5
 """What stays is named up to this number."""
 
@@ -20,11 +22,15 @@ def remove_tree(path: Path) -> str:
     """
     if path.is_symlink() or not path.is_dir():
         return _unlinked(path)
-    _quick(path)
-    if not os.path.lexists(path):
-        return ""
     problems: list[str] = []
-    _thorough(path, problems)
+    mounts = mounts_below(path)
+    if mounts:
+        _around(path, mounts, problems)
+    else:
+        _quick(path)
+        if not os.path.lexists(path):
+            return ""
+        _thorough(path, problems)
     if not problems:
         return ""
     more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
@@ -37,6 +43,41 @@ def _unlinked(path: Path) -> str:
     except OSError as exc:
         return f"{path.name}: {exc.strerror}"
     return ""
+
+
+def _around(root: Path, mounts: frozenset[str], problems: list[str]) -> None:
+    """Remove all but mount points and the way to them: those are not touched, the server of one may have died."""
+    waiting, emptied = [""], []
+    while waiting:
+        directory = waiting.pop()
+        emptied.append(directory)
+        try:
+            _open_up(os.path.join(root, directory))
+            entries = list(os.scandir(os.path.join(root, directory)))
+        except OSError as exc:
+            problems.append(f"{ascii(directory)[1:-1][:80]}: {exc.strerror}")
+            continue
+        for entry in entries:
+            relative = os.path.join(directory, entry.name)
+            if relative in mounts:
+                problems.append(f"{ascii(relative)[1:-1][:80]}: another file system")
+            elif entry.is_dir(follow_symlinks=False):
+                waiting.append(relative)
+            else:
+                _unlink(entry, problems)
+    for directory in reversed(emptied):
+        if not any(f"{place}/".startswith(f"{directory}/" if directory else "") for place in mounts):
+            try:
+                os.rmdir(os.path.join(root, directory))
+            except OSError as exc:
+                problems.append(f"{ascii(directory)[1:-1][:80]}: {exc.strerror}")
+
+
+def _unlink(entry: os.DirEntry[str], problems: list[str]) -> None:
+    try:
+        os.unlink(entry.path)
+    except OSError as exc:
+        problems.append(f"{ascii(entry.name)[1:-1][:80]}: {exc.strerror}")
 
 
 def _quick(path: Path) -> None:

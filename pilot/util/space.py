@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Optional
+
+from pilot.util.mounts import mounts_below
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +23,11 @@ class DirectorySize(NamedTuple):
 
 
 def directory_size(path: str | os.PathLike[str]) -> DirectorySize:
-    """Return the size of everything below ``path``; what disappears or cannot be read meanwhile counts as nothing."""
+    """Return the size of everything below ``path``; what disappears or cannot be read meanwhile counts as nothing,
+    and neither does what is mounted there (it is not touched)."""
     total = files = 0
+    top = os.path.join(os.fspath(path), "")
+    mounts = {top + name for name in mounts_below(path)}
     waiting = [os.fspath(path)]
     while waiting:
         try:
@@ -31,6 +37,8 @@ def directory_size(path: str | os.PathLike[str]) -> DirectorySize:
         with entries:
             for entry in entries:
                 try:
+                    if mounts and entry.path in mounts:
+                        continue
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
                     elif entry.is_file(follow_symlinks=False):
@@ -39,6 +47,19 @@ def directory_size(path: str | os.PathLike[str]) -> DirectorySize:
                 except OSError:
                     continue
     return DirectorySize(total, files)
+
+
+def size_of(directory: str | os.PathLike[str], names: Iterable[str]) -> int:
+    """Return the sum of the sizes (bytes) of those ``names`` that are regular files in ``directory``, links not
+    followed."""
+    total = 0
+    for name in names:
+        try:
+            status = os.lstat(os.path.join(directory, os.path.basename(name)))
+        except (OSError, ValueError):
+            continue
+        total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
 
 
 def pod_storage_limit(environ: Mapping[str, str]) -> Optional[int]:

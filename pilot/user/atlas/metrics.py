@@ -43,6 +43,7 @@ def _pairs(job: Job, environ: Mapping[str, str], final: bool) -> Iterator[tuple[
     yield "dbTime", f"{job.dbtime:.2f}" if job.dbtime else ""
     yield "dbData", str(job.dbdata or "")
     yield "resimevents", "" if job.resimevents is None else str(job.resimevents)
+    yield "workDirSize", str(job.workdir_size or "") if final else ""
     yield "hs06", hs06(job.corecount, environ)
     yield from _leak(job.workdir, final)
     yield "eventnumber", event_number(job.workdir)
