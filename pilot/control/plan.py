@@ -163,7 +163,8 @@ def start_payload(ctx: PilotContext, plan: PayloadPlan) -> Child:
         job.cancel.check()  # the plug-in may have taken its time
         return start_shell(ctx.supervisor, line, job.workdir, plan.environ,
                            (payload.payloadstdout, payload.payloadstderr),
-                           append=plan.number > 0)  # the words of earlier turns stay
+                           append=plan.number > 0,  # the words of earlier turns stay
+                           grouped=payload.control_groups)
     except OSError as exc:
         if exc.errno == errno.E2BIG:
             raise FileHandlingFailure(

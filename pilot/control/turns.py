@@ -187,6 +187,7 @@ class Turns:
         finally:
             self.ctx.road.monitor.post(PayloadEnded(job.jobid))
             company.stop()
+            child.leave_group()
         self._account(child, status, elapsed)
         return status
 

@@ -15,6 +15,7 @@ from pilot.util.oomkills import OomCount, oom_kills_since
 from pilot.util.procfs import ProcInfo, ProcTable
 
 if TYPE_CHECKING:
+    from pilot.payload.cgroup import PayloadGroup
     from pilot.payload.process import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ class Child:
     """A process that the pilot has started, and all that descends from it; from ``Supervisor.spawn``; thread-safe."""
 
     def __init__(self, supervisor: Supervisor, pid: int, start_ticks: int, marker: str,
-                 oom: OomCount | None = None) -> None:
+                 oom: OomCount | None = None, group: PayloadGroup | None = None) -> None:
         self._supervisor = supervisor
         self.pid = pid
         self.start_ticks = start_ticks
@@ -42,6 +43,8 @@ class Child:
         self.sessions = frozenset((pid,))
         """Sessions that they had then: a daemon makes its own."""
         self._oom = oom
+        self.group = group
+        """Its control group; None without."""
         self._ended = threading.Event()
         self._callbacks: list[Callable[[Child], None]] = []
         self._lock = threading.Lock()
@@ -98,7 +101,8 @@ class Child:
             grace: seconds from TERM to KILL, 0 for KILL at once.
             deadline: latest end in monotonic seconds.
         """
-        report = self._supervisor.end_stragglers(end_processes(self.descendants, grace, deadline), self)
+        at_once = self.group.kill if self.group is not None else None
+        report = self._supervisor.end_stragglers(end_processes(self.descendants, grace, deadline, at_once), self)
         self._supervisor.settle(self)
         if report.seen:
             logger.info(
@@ -118,10 +122,22 @@ class Child:
         While the process runs this holds only orphans; see ``live_cpu_seconds``.
         """
         own = self.status.user + self.status.system if self.status is not None else 0.0
-        return own + self.orphan_seconds
+        return max(own + self.orphan_seconds, self._group_seconds() if self.status is not None else 0.0)
+
+    def _group_seconds(self) -> float:
+        """CPU seconds by its control group: exact, also for processes that nobody has waited for."""
+        return (self.group.use().cpu_seconds or 0.0) if self.group is not None else 0.0
+
+    def leave_group(self) -> None:
+        """Its whole tree has ended: remove its control group, what that has counted stays."""
+        if self.group is not None:
+            self.group.remove()
 
     def live_cpu_seconds(self, table: ProcTable | None = None) -> float:
         """Return the CPU seconds used so far by the whole tree, living and ended; nothing is counted twice."""
+        in_group = self._group_seconds()
+        if in_group > 0:
+            return in_group
         # First what has ended: what ends between the two looks is missed until the next sample, not counted twice.
         ended = self.cpu_seconds
         table = procfs.scan() if table is None else table

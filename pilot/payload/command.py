@@ -44,7 +44,7 @@ def shell_argv(line: str) -> list[str]:
 
 def start_shell(
     supervisor: Supervisor, line: str, workdir: Path, environ: Mapping[str, str], outputs: tuple[str, str], *,
-    append: bool = False,
+    append: bool = False, grouped: bool = False,
 ) -> Child:
     """Start a shell line with its two output files in ``workdir``.
 
@@ -55,6 +55,7 @@ def start_shell(
         environ: its whole environment.
         outputs: names of the files for standard output and standard error.
         append: to what the files have, else they are emptied.
+        grouped: in a control group of its own, where there can be one.
 
     Raises:
         OSError: a file cannot be made, or the process.
@@ -67,7 +68,8 @@ def start_shell(
             flags |= os.O_APPEND if append else os.O_TRUNC
             descriptors.append(os.open(workdir / name, flags, 0o644))
         return supervisor.spawn(
-            shell_argv(line), cwd=workdir, env=environ, stdout=descriptors[0], stderr=descriptors[1])
+            shell_argv(line), cwd=workdir, env=environ, stdout=descriptors[0], stderr=descriptors[1],
+            grouped=grouped)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)

@@ -36,7 +36,10 @@ class KillReport(NamedTuple):
     left: int
 
 
-def end_processes(find: Callable[[], list[ProcInfo]], grace: float, deadline: float | None = None) -> KillReport:
+def end_processes(
+    find: Callable[[], list[ProcInfo]], grace: float, deadline: float | None = None,
+    at_once: Callable[[], object] | None = None,
+) -> KillReport:
     """End all processes that ``find`` returns, and return when they are gone.
 
     SIGTERM goes to all of them at once, the first of the list first: a shell that lives longer than the command it
@@ -46,13 +49,20 @@ def end_processes(find: Callable[[], list[ProcInfo]], grace: float, deadline: fl
         find: returns the living processes of the set, the leader first.
         grace: seconds from TERM to KILL; 0 sends KILL at once.
         deadline: latest end in monotonic seconds; shortens the grace time. None: until unkillable.
+        at_once: has the kernel kill the whole set after the grace time, forks under way included; what is left after
+            it is killed one by one.
     """
     begin = time.monotonic()
     polite_end = begin + grace if deadline is None else min(begin + grace, deadline)
     seen: set[tuple[int, int]] = set()
     left = _terminate(find, polite_end, seen) if grace > 0 else find()
     killed: set[tuple[int, int]] = set()
+    by_group: set[tuple[int, int]] = set()
     if left:
+        if at_once is not None and at_once():
+            seen.update(info.key for info in left)
+            by_group = {info.key for info in left}
+            wait_gone(left, time.monotonic() + _ROUND)
         last = time.monotonic() + _UNKILLABLE_AFTER
         # A deadline that has passed already still leaves a moment for KILL to be seen.
         if deadline is not None:
@@ -63,7 +73,7 @@ def end_processes(find: Callable[[], list[ProcInfo]], grace: float, deadline: fl
             "cannot end process %d (%s): state %s, waits in %s", info.pid, info.comm, info.state,
             _wait_channel(info.pid)
         )
-    return KillReport(len(seen), len(killed), len(left))
+    return KillReport(len(seen), len(killed | by_group), len(left))
 
 
 def _terminate(find: Callable[[], list[ProcInfo]], until: float, seen: set[tuple[int, int]]) -> list[ProcInfo]:

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import DEVNULL, Popen
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from pilot.payload.child import MARKER, Child
 from pilot.payload.kernel import (
@@ -39,6 +39,9 @@ from pilot.util import procfs
 from pilot.util.hardening import payload_inheritance
 from pilot.util.oomkills import oom_count
 from pilot.util.procfs import ProcInfo, ProcTable
+
+if TYPE_CHECKING:
+    from pilot.payload.cgroup import ControlGroups, PayloadGroup
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +64,14 @@ class Supervisor:
     a process of a foreign session. Processes that share the pilot's session are left to whoever started them.
     """
 
-    def __init__(self, name: str = "") -> None:
-        """Nothing is started yet. ``name``: random word that begins the marker of every process started here."""
+    def __init__(self, name: str = "", groups: Optional[ControlGroups] = None) -> None:
+        """Nothing is started yet.
+
+        Args:
+            name: random word that begins the marker of every process started here.
+            groups: makes the control groups of payloads; None: made when the first one is wanted.
+        """
+        self._groups = groups
         self.subreaper = False
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -100,6 +109,7 @@ class Supervisor:
         stdout: int | None = None,
         stderr: int | None = None,
         stdin: int | None = DEVNULL,
+        grouped: bool = False,
     ) -> Child:
         """Start a process in a session of its own and return at once.
 
@@ -109,27 +119,38 @@ class Supervisor:
             env: its complete environment; the marker variable is added.
             stdout, stderr: file descriptors, ``subprocess.DEVNULL`` or ``subprocess.STDOUT``; None inherits the
             pilot's. stdin: file descriptor or DEVNULL.
+            grouped: it is a payload, and gets a control group of its own where there can be one.
 
         Raises:
             OSError: the program or the directory does not exist or may not be used, or no process can be made.
         """
         self.start()
+        group = self._new_group() if grouped else None
         with self._lock:
             self._count += 1
             marker = f"{self._id}.{self._count}"
-            oom = oom_count()  # before the process is there: what was killed earlier was a stranger
+            # before the process is there: what was killed earlier was a stranger
+            oom = (group.oom_count() if group is not None else None) or oom_count()
+            line = group.wrapped(argv) if group is not None else list(argv)
             with payload_inheritance():
                 process = Popen(
-                    list(argv), cwd=cwd, env={**env, MARKER: marker}, stdin=stdin, stdout=stdout, stderr=stderr,
+                    line, cwd=cwd, env={**env, MARKER: marker}, stdin=stdin, stdout=stdout, stderr=stderr,
                     close_fds=True, start_new_session=True,
                 )
             # The reaper owns the status; without this Popen would try to collect it when it is garbage.
             process.returncode = 0
             info = procfs.read_process(process.pid)
-            child = Child(self, process.pid, info.start if info else 0, marker, oom)
+            child = Child(self, process.pid, info.start if info else 0, marker, oom, group)
             self._running[child.pid] = child
             self._changed.notify_all()
         return child
+
+    def _new_group(self) -> Optional[PayloadGroup]:
+        if self._groups is None:
+            from pilot.payload.cgroup import ControlGroups
+
+            self._groups = ControlGroups(self._id, os.environ)
+        return self._groups.new()
 
     def children(self) -> list[Child]:
         """Return the processes started here that have not ended."""
@@ -148,7 +169,8 @@ class Supervisor:
             for info in self._orphans(table, known)
             if info.start >= child.start_ticks and self._owner(info, candidates) is child
         ]
-        found = table.tree(root, orphans)
+        more = child.group.pids() if child.group is not None else ()
+        found = table.tree(root, [*orphans, *more])
         child.seen = frozenset(info.key for info in found)
         child.sessions = frozenset((child.session, *(info.session for info in found)))
         return found
@@ -185,6 +207,8 @@ class Supervisor:
             self._changed.notify_all()
         if self.subreaper:
             resign_subreaper()
+        if self._groups is not None:
+            self._groups.close()
 
     def end_stragglers(self, report: KillReport, child: Child | None = None) -> KillReport:
         """Kill what no scan can see: processes that fork and end faster than a pass over /proc takes.
