@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pilot.control.traces import Transfers
     from pilot.info.infoservice import InfoService
     from pilot.info.queuedata import QueueData
+    from pilot.info.resourcetypes import ResourceTypes
     from pilot.monitoring.batch import BatchSystem
     from pilot.monitoring.node import NodeDescription
     from pilot.options import Options
@@ -72,6 +73,8 @@ class PilotContext:
     """Monotonic time at which the pilot must begin to leave (queue's maxtime, option -l)."""
     leave_by_text: str = ""
     """Where that limit comes from."""
+    resource_types: Optional[ResourceTypes] = None
+    """The server's, once a payload has run long enough to need them."""
     lookups: CancelToken = field(default_factory=CancelToken)
     """Breaks off downloads of queue and storage descriptions. Not the token of the pilot's end: the last job's log
     needs its storage's description after the signal, too."""

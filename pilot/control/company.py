@@ -18,9 +18,10 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Optional, Union
+from typing import TYPE_CHECKING, Callable, Optional, Union
 
 from pilot.common.exception import PilotException
+from pilot.control.lane import Lane
 from pilot.control.memorymonitor import MEMORY_MONITOR, MemoryMonitor
 from pilot.control.utilities import stop_grace, tell_experiment
 from pilot.info.payloadtask import Moment, PayloadTask, UtilityCommand
@@ -37,8 +38,10 @@ from pilot.payload.utilities import (
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
+    from pilot.control.memoryguard import MemoryGuard
     from pilot.control.plan import PayloadPlan
     from pilot.info.memory import MemoryUse
+    from pilot.monitoring.sampler import Reading
     from pilot.payload.child import Child
     from pilot.util.procfs import ProcInfo
 
@@ -61,15 +64,48 @@ class Company:
         self._beside: list[Running] = []
         self._searches = 0
         self._next_search: Optional[float] = None
-        self._monitor = MemoryMonitor(ctx, plan, self._start)
+        self._monitor = MemoryMonitor(ctx, plan, child, self._start)
+        self._lane = Lane(f"memory-{self._job.jobid}")
 
-    def sample(self, processes: Sequence[ProcInfo]) -> None:
-        """Let the pilot's own memory sampler look at the payload's processes; from the monitor's thread."""
-        self._monitor.sampler.sample(processes)
+    def look_at_memory(self, processes: Sequence[ProcInfo], guard: MemoryGuard,
+                       then: Optional[Callable[[], None]] = None) -> bool:
+        """Have the payload's memory looked at; from the monitor's thread, returns at once.
+
+        Args:
+            processes: of the payload.
+            guard: knows the limit.
+            then: called after the look, in another thread.
+
+        Returns:
+            False: a look is under way (it hangs, when ``memory_hangs``), nothing is done.
+        """
+        def look() -> None:
+            try:
+                self._monitor.look(processes, guard.limit_kb(self.child.started, self.child.group))
+            finally:
+                if then is not None:
+                    then()
+
+        return self._lane.ask("a look at the payload's memory", look)
+
+    @property
+    def memory_hangs(self) -> bool:
+        """True when a look at the memory does not come back."""
+        return bool(self._lane.hangs)
 
     def memory(self) -> Optional[MemoryUse]:
-        """Return what is known of the payload's memory now; from the monitor's thread."""
+        """Return what is known of the payload's memory, by the last look; from the monitor's thread."""
         return self._monitor.use()
+
+    @property
+    def checked_memory(self) -> Optional[MemoryUse]:
+        """What the limit is compared with."""
+        return self._monitor.checked
+
+    @property
+    def reading(self) -> Reading:
+        """The newest look of the pilot's own sampler."""
+        return self._monitor.sampler.last
 
     def end_payload(self, reason: str) -> None:
         """Have the payload ended, what it has made counts as its result; from the monitor's thread."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Callable, Optional, Sequence
 from pilot.info.memory import FILES, SUMMARY, MemoryUse, prmon_line, read_memory_use, read_summary
 from pilot.info.payloadtask import UtilityCommand
 from pilot.monitoring.sampler import MemorySampler
+from pilot.util.cgroups import Group, memory_group, memory_in_use
 from pilot.util.copying import placed
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
     from pilot.context import PilotContext
     from pilot.control.plan import PayloadPlan
+    from pilot.payload.child import Child
     from pilot.payload.utilities import Running
+    from pilot.util.procfs import ProcInfo
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,8 @@ MEMORY_MONITOR = "memorymonitor"
 MAX_RESTARTS = 5
 _PAUSE = 1.0
 """s between the end of a monitor and the next start."""
+_SILENCE = 300.0
+"""s without a new figure after which a monitor's figures count no more; it writes once a minute."""
 SIGUSR1 = 10
 PATIENCE = 20.0
 """s for writing the summary; prmon looks for the signal once a second."""
@@ -46,22 +51,29 @@ class MemoryMonitor:
     """The memory monitor of one turn of a payload."""
 
     def __init__(
-        self, ctx: PilotContext, plan: PayloadPlan, start: Callable[[UtilityCommand], Optional[Running]]
+        self, ctx: PilotContext, plan: PayloadPlan, child: Child,
+        start: Callable[[UtilityCommand], Optional[Running]],
     ) -> None:
         """Remove what monitors before have left; nothing is started yet.
 
         Args:
             ctx: of the pilot.
             plan: of the payload.
+            child: the payload.
             start: starts a process beside the payload; None when it cannot be started.
         """
         self._job, self._home = plan.task.job, ctx.home
-        self._plan, self._begin = plan, start
+        self._plan, self._child, self._begin = plan, child, start
         self._wanted = bool(ctx.settings.pilot.utility_after_payload_started)
         self._chain: list[UtilityCommand] = []
         self._external = False
         self._restarts = 0
         self._before = self._job.memory  # of earlier turns
+        self._current: Optional[MemoryUse] = None
+        self._checked: Optional[MemoryUse] = None
+        self._said: Optional[MemoryUse] = None
+        """What the external monitor said last, and since when."""
+        self._said_at = 0.0
         self.next_start: Optional[float] = None
         """Monotonic time at which :meth:`start_again` is to be called."""
         self.sampler = MemorySampler(self._job.workdir)
@@ -118,10 +130,43 @@ class MemoryMonitor:
             self._before = _joined(self._before, said)
         self.next_start = time.monotonic() + _PAUSE
 
+    def look(self, processes: Sequence[ProcInfo], limit_kb: int) -> None:
+        """Look at the payload's processes and at what the monitor has written. May hang: not in the monitor's thread.
+
+        Args:
+            processes: of the payload.
+            limit_kb: near it figures must be exact; 0 = unknown.
+        """
+        self.sampler.limit_kb = limit_kb
+        self.sampler.sample(processes, self._in_group())
+        external = read_memory_use(self._job.workdir) if self._external else None
+        now = time.monotonic()
+        if external != self._said:
+            self._said, self._said_at = external, now
+        elif now - self._said_at > _SILENCE:
+            external = None  # it is stopped, or hangs itself
+        own = self.sampler.use()
+        self._checked = external if external is not None and external.known else own
+        self._current = _joined(self._before, external or own)
+
+    def _in_group(self) -> Optional[int]:
+        """Return kB that the payload holds by a control group of its own, None without one."""
+        group = memory_group(self._child.pid)
+        if group is None:
+            if self._child.group is None or not (self._child.group.directory / "memory.stat").exists():
+                return None
+            group = Group(self._child.group.directory, 2)  # the first process has ended or gone elsewhere
+        used = memory_in_use(group)
+        return used // 1024 if used is not None else None
+
     def use(self) -> Optional[MemoryUse]:
-        """Return what is known now, earlier turns included."""
-        current = read_memory_use(self._job.workdir) if self._external else None
-        return _joined(self._before, current or self.sampler.use())
+        """Return what was known at the last look, earlier turns included."""
+        return self._current or self._before
+
+    @property
+    def checked(self) -> Optional[MemoryUse]:
+        """What the limit is compared with: this turn's, by prmon where it runs and can be read."""
+        return self._checked
 
     def finish(self) -> None:
         """The payload and the monitor are over: keep what they have measured; the summary goes to PILOT_HOME."""

@@ -38,6 +38,8 @@ _TEXT_LIMIT = 4 << 20
 _LARGEST = 10**18
 """What is beyond this (or negative, or no number) was not measured: the next power of 1000 is an exabyte."""
 
+BY_MONITOR = "PSS by prmon"
+
 MEMORY = ("rss", "vmem", "swap", "pss")
 IO = ("rchar", "wchar", "read_bytes", "write_bytes")
 _IO_FIELDS = ("RCHAR", "WCHAR", "RBYTES", "WBYTES")
@@ -71,6 +73,8 @@ class MemoryUse(NamedTuple):
     gpu_name: str = ""
     """Name of the first GPU, blanks as ``_``."""
     ngpu: int = 0
+    source: str = ""
+    """What stands for PSS, and who has measured it."""
 
     @property
     def known(self) -> bool:
@@ -119,7 +123,7 @@ class MemoryUse(NamedTuple):
             tuple(max(pair) for pair in zip(self.peak, later.peak)), mean(self.average, later.average),
             both(self.totals, later.totals, add=True), both(self.rates, later.rates, add=False),
             self.utime + later.utime, self.stime + later.stime, whole, later.gpu_name or self.gpu_name,
-            max(self.ngpu, later.ngpu))
+            max(self.ngpu, later.ngpu), later.source)
 
 
 # --- what is where ----------------------------------------------------------------------------------------------------
@@ -131,8 +135,9 @@ def read_memory_use(workdir: Path, home: Optional[Path] = None) -> Optional[Memo
     for path in (workdir / SUMMARY, *((home / SUMMARY,) if home else ()), workdir / SNAPSHOT):
         use = use_of_summary(_read(path, _SUMMARY_LIMIT), path.name)
         if use is not None:
-            return use
-    return use_of_columns(time_series(workdir))
+            return use._replace(source=BY_MONITOR)
+    use = use_of_columns(time_series(workdir))
+    return use._replace(source=BY_MONITOR) if use is not None else None
 
 
 def read_summary(workdir: Path) -> bytes:

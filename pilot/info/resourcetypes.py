@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from typing import Callable, Optional
 
@@ -16,6 +17,8 @@ from pilot.common.exception import PilotException
 
 logger = logging.getLogger(__name__)
 
+PATIENCE = 180.0
+"""s; the request's own time-outs end it before that."""
 MOST_TYPES = 1000
 _LONGEST_NAME = 56
 """Characters of a name in the server's tables."""
@@ -37,7 +40,7 @@ class ResourceTypes:
         """
         self._download = download
         self._lock = threading.Lock()
-        self._asked = False
+        self._asked, self._since = False, 0.0
         self._answered = threading.Event()
         self._per_core: Optional[PerCore] = None
         if download is None:
@@ -49,7 +52,7 @@ class ResourceTypes:
         with self._lock:
             if self._asked:
                 return
-            self._asked = True
+            self._asked, self._since = True, time.monotonic()
         try:
             threading.Thread(target=self._ask, name="resource-types", daemon=True).start()
         except RuntimeError as exc:  # no thread can be had (a fork bomb, a limit): without the table it goes, too
@@ -58,8 +61,8 @@ class ResourceTypes:
 
     @property
     def settled(self) -> bool:
-        """True when nothing more will come."""
-        return self._answered.is_set()
+        """True when nothing more will come, or has not come for so long that nobody can wait for it."""
+        return self._answered.is_set() or (self._asked and time.monotonic() - self._since > PATIENCE)
 
     @property
     def per_core(self) -> Optional[PerCore]:

@@ -3,7 +3,8 @@
 It runs where there is no prmon, costs no process, and never more than some 30 ms of CPU time a minute: RSS of all
 processes comes from the pass over /proc that is made anyhow; PSS, swap and I/O (the kernel walks the page tables for
 them, some 5 ms per GB) are looked at as often as that allows, largest processes first, and estimated from RSS in
-between.
+between. Near the limit nothing is estimated. Where the payload has a control group with an account of its memory, that
+stands in the place of PSS.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from threading import Lock
 from typing import Callable, NamedTuple, Optional
 
 from pilot.info.memory import IO, MEMORY, OUTPUT, SNAPSHOT, SUMMARY, MemoryUse
+from pilot.monitoring.processdetails import Details, read_details
 from pilot.util.copying import placed
 from pilot.util.procfs import PAGE_BYTES, TICKS_PER_SECOND, ProcInfo
 from pilot.version import PILOT_VERSION
@@ -29,21 +31,30 @@ COLUMNS = ("Time", "wtime", "utime", "stime", "nprocs", "nthreads", *("vmem", "p
 
 _DETAIL_SECONDS = 0.02
 """CPU seconds after which one look at the details is broken off."""
+_PATIENCE = 10.0
+"""s that the payload's end waits for a look that is under way."""
 _DETAIL_PAUSE = 2000.0
 """A look at the details is followed by a pause of this many times its CPU time."""
-_FILE_LIMIT = 8192
+_EXACT_SECONDS = 1.0
+"""The same where an estimate comes near the limit: a verdict needs the true number."""
+_NEAR = 0.9
+"""Part of the limit from which on figures must be exact."""
+
+BY_GROUP = "anon + file_mapped of its cgroup"
+BY_PSS = "PSS"
+BY_RSS = "RSS"
 
 
-class _Details(NamedTuple):
-    """What costs: kB and bytes of one process. ``rss`` as it was then (kB)."""
+class Reading(NamedTuple):
+    """The newest look: kB and bytes, and what ``pss`` really is (``BY_GROUP``, ``BY_PSS``, ``BY_RSS``)."""
 
-    rss: int
-    pss: int
-    swap: int
-    io: tuple[int, ...]
-
-
-_NOTHING = _Details(0, 0, 0, (0, 0, 0, 0))
+    rss: int = 0
+    vmem: int = 0
+    swap: int = 0
+    pss: int = 0
+    read_bytes: int = 0
+    write_bytes: int = 0
+    source: str = ""
 
 
 class MemorySampler:
@@ -61,10 +72,15 @@ class MemorySampler:
         self._workdir = workdir
         self._clock = clock
         self._begin = clock()
-        self._lock = Lock()
+        self._looking = Lock()
+        """Held during a look, which may hang."""
         self._next_details = 0.0
-        self._known: dict[tuple[int, int], _Details] = {}
-        self._last: tuple[int, ...] = ()
+        self._known: dict[tuple[int, int], Details] = {}
+        self.limit_kb = 0
+        """The payload's limit; 0 = unknown."""
+        self.last = Reading()
+        """The newest look."""
+        self._said_unreadable = False
         self._peak = [0, 0, 0, 0]
         self._sum = [0, 0, 0, 0]
         self._totals = [0, 0, 0, 0]
@@ -73,29 +89,38 @@ class MemorySampler:
         self._wrote = False
         self._finished = False
 
-    def sample(self, processes: Sequence[ProcInfo]) -> None:
-        """Take one sample of ``processes`` (the payload's tree); none are no sample."""
-        with self._lock:
+    def sample(self, processes: Sequence[ProcInfo], group_kb: Optional[int] = None) -> None:
+        """Take one sample; may hang (see ``processdetails``), so not in the monitor's thread.
+
+        Args:
+            processes: the payload's tree; none are no sample.
+            group_kb: what the payload holds by its control group, when that is known.
+        """
+        with self._looking:
             if not processes or self._finished:
                 return
-            self._look(processes)
-            if self.writes:
+            self._look(processes, group_kb)
+            if self.writes and not self._finished:
                 self._write(processes)
 
     def use(self) -> Optional[MemoryUse]:
-        """Return what is known so far, None before the first sample."""
-        with self._lock:
-            return self._use()
+        """Return what is known so far, None before the first sample; never waits."""
+        return self._use()
 
     def finish(self) -> Optional[MemoryUse]:
         """The payload has ended: no more samples; the summary is written. Returns what is known."""
-        with self._lock:
-            self._finished = True
+        self._finished = True
+        if not self._looking.acquire(timeout=_PATIENCE):
+            logger.warning("the last look at the payload's memory hangs: no summary of it is written")
+            return self._use()
+        try:
             if self.writes and self._samples:
                 self._summarise(SUMMARY)
                 with suppress(OSError):
                     (self._workdir / SNAPSHOT).unlink()
             return self._use()
+        finally:
+            self._looking.release()
 
     def _use(self) -> Optional[MemoryUse]:
         if not self._samples:
@@ -104,41 +129,74 @@ class MemorySampler:
         return MemoryUse(
             tuple(self._peak), tuple(total // self._samples for total in self._sum), tuple(self._totals),
             tuple(int(total / seconds) if seconds > 0 else 0 for total in self._totals),
-            self._times[0], self._times[1], seconds)
+            self._times[0], self._times[1], seconds, source=self.last.source)
 
     # --- measuring ----------------------------------------------------------------------------------------------------
 
-    def _look(self, processes: Sequence[ProcInfo]) -> None:
-        kb = PAGE_BYTES // 1024
+    def _look(self, processes: Sequence[ProcInfo], group_kb: Optional[int]) -> None:
         if self._clock() >= self._next_details:
-            self._look_closely(processes)
-        rss = sum(info.rss for info in processes) * kb
-        vmem = sum(info.vsize for info in processes) // 1024
-        pss = swap = 0
-        io = [0, 0, 0, 0]
-        for info in processes:
-            details = self._known.get(info.key)
-            if details is None:  # not looked at (yet): what is not shared is the better guess for small ones
-                pss += info.rss * kb
-                continue
-            pss += details.pss * info.rss * kb // details.rss if details.rss else 0
-            swap += details.swap
-            io = [total + value for total, value in zip(io, details.io)]
-        self._last = (rss, vmem, swap, min(pss, rss))
+            self._look_closely(processes, _DETAIL_SECONDS)
+        reading, io = self._reading(processes, group_kb)
+        if group_kb is None and self.limit_kb and reading.pss > _NEAR * self.limit_kb:
+            self._look_closely(processes, _EXACT_SECONDS)
+            reading, io = self._reading(processes, group_kb)
+        sizes = reading[:4]
         self._samples += 1
-        self._peak = [max(pair) for pair in zip(self._peak, self._last)]
-        self._sum = [total + value for total, value in zip(self._sum, self._last)]
+        self._peak = [max(pair) for pair in zip(self._peak, sizes)]
+        self._sum = [total + value for total, value in zip(self._sum, sizes)]
         # what ended processes have moved is in their parents' accounts, unless nobody has waited for them
         self._totals = [max(pair) for pair in zip(self._totals, io)]
+        self.last = reading._replace(read_bytes=self._totals[2], write_bytes=self._totals[3])
         user = sum(info.utime + info.cutime for info in processes) / TICKS_PER_SECOND
         system = sum(info.stime + info.cstime for info in processes) / TICKS_PER_SECOND
         self._times = [max(self._times[0], user), max(self._times[1], system)]
 
-    def _look_closely(self, processes: Sequence[ProcInfo]) -> None:
+    def _reading(self, processes: Sequence[ProcInfo], group_kb: Optional[int]) -> tuple[Reading, list[int]]:
+        """Return the sums over all processes, and their I/O."""
+        kb = PAGE_BYTES // 1024
+        rss = sum(info.rss for info in processes) * kb
+        vmem = sum(info.vsize for info in processes) // 1024
+        pss, swap, unread, shares = 0.0, 0, 0, self._shares(processes)
+        io = [0, 0, 0, 0]
+        for info in processes:
+            details = self._known.get(info.key)
+            if details is None:  # not looked at (yet): as its like, a forked worker shares what the others share
+                pss += info.rss * kb * shares.get(info.comm, shares[""])
+                continue
+            if not details.readable:
+                unread += 1
+                pss += info.rss * kb
+            elif details.rss:
+                pss += details.pss * info.rss * kb / details.rss
+            swap += details.swap
+            io = [total + value for total, value in zip(io, details.io)]
+        source = BY_PSS if unread < len(processes) else BY_RSS
+        if unread and not self._said_unreadable:
+            self._said_unreadable = True
+            logger.warning("the memory of %d of the payload's %d processes is not shown to the pilot (/proc/<pid>/"
+                           "smaps_rollup: another user's?): RSS counts for them, shared pages each time", unread,
+                           len(processes))
+        if group_kb is not None:
+            pss, source = group_kb, BY_GROUP
+        return Reading(rss, vmem, swap, int(min(pss, rss)) if source != BY_GROUP else int(pss), io[2], io[3], source), io
+
+    def _shares(self, processes: Sequence[ProcInfo]) -> dict[str, float]:
+        """Return PSS / RSS of what was looked at, by name of the program; '' of all together."""
+        sums: dict[str, list[int]] = {"": [0, 0]}
+        for info in processes:
+            details = self._known.get(info.key)
+            if details is not None and details.readable:
+                for name in (info.comm, ""):
+                    total = sums.setdefault(name, [0, 0])
+                    total[0] += details.pss
+                    total[1] += details.rss
+        return {name: pss / rss if rss else 1.0 for name, (pss, rss) in sums.items()}
+
+    def _look_closely(self, processes: Sequence[ProcInfo], limit: float) -> None:
         begin = time.thread_time()
-        known: dict[tuple[int, int], _Details] = {}
+        known: dict[tuple[int, int], Details] = {}
         for info in sorted(processes, key=lambda item: item.rss, reverse=True):
-            if time.thread_time() - begin > _DETAIL_SECONDS:
+            if time.thread_time() - begin > limit:
                 before = self._known.get(info.key)
                 if before is not None:
                     known[info.key] = before
@@ -152,7 +210,7 @@ class MemorySampler:
     # --- files --------------------------------------------------------------------------------------------------------
 
     def _write(self, processes: Sequence[ProcInfo]) -> None:
-        rss, vmem, swap, pss = self._last
+        rss, vmem, swap, pss = self.last[:4]
         values = (int(time.time()), int(self._clock() - self._begin), *(int(value) for value in self._times),
                   len(processes), sum(info.threads for info in processes), vmem, pss, rss, swap, *self._totals)
         line = "\t".join(map(str, values)) + "\n"
@@ -184,35 +242,3 @@ class MemorySampler:
                 part.write_text(json.dumps(content, indent=1), encoding="utf-8")
         except OSError as exc:
             logger.debug("%s cannot be written: %s", name, exc)
-
-
-def read_details(pid: int) -> Optional[_Details]:
-    """Return PSS, swap and I/O of a process; None when it is gone or not ours to look at."""
-    rollup, counters = _read(f"/proc/{pid}/smaps_rollup"), _read(f"/proc/{pid}/io")
-    if not rollup and not counters:
-        return None
-    sizes = {} if rollup else {b"Rss": 1, b"Pss": 1}  # before Linux 4.14: all of it counts as not shared
-    for line in rollup.split(b"\n"):
-        name, colon, rest = line.partition(b":")
-        if colon and name in (b"Rss", b"Pss", b"Swap"):
-            sizes[name] = int(rest.split()[0])
-    io = dict.fromkeys(IO, 0)
-    for line in counters.split(b"\n"):
-        name, colon, rest = line.partition(b":")
-        key = name.decode("ascii", "replace")
-        if colon and key in io:
-            io[key] = int(rest)
-    return _Details(sizes.get(b"Rss", 0), sizes.get(b"Pss", 0), sizes.get(b"Swap", 0), tuple(io.values()))
-
-
-def _read(path: str) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.read(descriptor, _FILE_LIMIT)
-    except OSError:
-        return b""
-    finally:
-        os.close(descriptor)
