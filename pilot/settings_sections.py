@@ -329,7 +329,7 @@ WITHOUT_EFFECT: frozenset[str] = frozenset(
             "looping_verification_time looping_limit_default "
             "looping_limit_min_default kill_instruction_time kill_instruction_filename "
             "proxy_verification_time "
-            "memory_usage_verification_time process_verification_time thread_check cpu_check timing_file "
+            "thread_check cpu_check timing_file "
             "redundant http_connect_timeout update_sleep "
             "remotefileverification_instant "
             "base_trace_report checks",

@@ -26,6 +26,7 @@ from pilot.util.space import directory_size, free_space, pod_storage_limit, size
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
+    from pilot.control.memoryguard import MemoryGuard
     from pilot.info.job import Job
     from pilot.monitoring.workdir import WorkdirTracker, WorkdirView
 
@@ -43,7 +44,8 @@ class CheckDesk:
 
     def __init__(self, ctx: PilotContext, job: Job, post: Callable[[CheckFailed], None]) -> None:
         self._ctx, self._job, self._post = ctx, job, post
-        self._processes: Sequence[ProcessCheck] = process_checks(ctx, job)
+        self._processes: Optional[Sequence[ProcessCheck]] = None
+        self._guard: Optional[MemoryGuard] = None
         self._files: Optional[Sequence[FileCheck]] = None
         self._next: dict[str, float] = {}
         self._blind: dict[str, str] = {}
@@ -73,11 +75,22 @@ class CheckDesk:
         self._broken = True
         self._token.cancel(1200, "the job is over")
 
+    @property
+    def guard(self) -> MemoryGuard:
+        """The job's memory limit; from the monitor's thread."""
+        if self._guard is None:
+            from pilot.control.memoryguard import MemoryGuard  # payloads that end at once need none
+
+            self._guard = MemoryGuard(self._ctx, self._job)
+        return self._guard
+
     # --- looks --------------------------------------------------------------------------------------------------------
 
     def look(self, look: Look) -> None:
         """Let the process checks look; from the monitor's thread."""
         self._cpu_seconds = look.cpu_seconds
+        if self._processes is None:
+            self._processes = process_checks(self._ctx, self._job, self.guard)
         for check in self._due(self._processes):
             self._take(check, self._ask(check.name, partial(check.look, look)))
 

@@ -6,14 +6,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
+    from pilot.control.memoryguard import MemoryGuard
     from pilot.info.job import Job
     from pilot.monitoring.checks import FileCheck, Keeper, ProcessCheck
     from pilot.monitoring.workdir import WorkdirTracker
 
 
-def process_checks(ctx: PilotContext, job: Job) -> list[ProcessCheck]:
-    """Return the checks of the payload's processes, made when a job enters the road."""
-    return []
+def process_checks(ctx: PilotContext, job: Job, guard: MemoryGuard) -> list[ProcessCheck]:
+    """Return the checks of the payload's processes, made before the first look at them: they may import what is
+    rare. ``guard`` knows the job's memory limit."""
+    from pilot.monitoring.processchecks import MemoryLimit, ProcessCount
+
+    periods = ctx.settings.pilot
+    return [
+        MemoryLimit(periods.memory_usage_verification_time, guard.subject, guard.bound),
+        ProcessCount(periods.process_verification_time, job.jobid),
+    ]
 
 
 def file_checks(ctx: PilotContext, job: Job) -> list[FileCheck]:

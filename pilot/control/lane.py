@@ -38,7 +38,14 @@ class Lane:
                 self._complain()
                 return False
             self._since, self._what, self._said = time.monotonic(), what, False
-        threading.Thread(target=owners.for_the_same_job(lambda: self._run(call)), name=self.name, daemon=True).start()
+        try:
+            threading.Thread(target=owners.for_the_same_job(lambda: self._run(call)), name=self.name,
+                             daemon=True).start()
+        except RuntimeError as exc:  # the limit of processes is reached, by a fork bomb perhaps: later
+            with self._lock:
+                self._since = None
+            logger.warning("%s: %s has to wait: %s", self.name, what, exc)
+            return False
         return True
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING, Optional
 
@@ -45,6 +46,7 @@ class MemoryGuard:
     def __init__(self, ctx: PilotContext, job: Job) -> None:
         self._ctx, self._job_id = ctx, job.jobid
         self.facts = memory_facts(ctx, job)
+        self._lock = threading.Lock()
         self._found = False
         self._bound: Optional[MemoryBound] = None
         self._set: Optional[PayloadGroup] = None
@@ -60,8 +62,10 @@ class MemoryGuard:
         Raises:
             Blind: the server has been asked for its resource types, and has not answered yet.
         """
-        if self._found:
-            return self._bound
+        with self._lock:
+            return self._bound if self._found else self._find()
+
+    def _find(self) -> Optional[MemoryBound]:
         per_core = None
         if "VHIMEM" not in self.facts.resource_type:
             table = resource_types(self._ctx)

@@ -13,7 +13,7 @@ from pilot.info.job import Job
 
 if TYPE_CHECKING:
     from pilot.control.company import Company
-    from pilot.monitoring.checks import Breach
+    from pilot.monitoring.checks import Breach, Look
     from pilot.panda.commands import Commands
     from pilot.payload.process import Child
 
@@ -140,6 +140,14 @@ class DebugAnswered(NamedTuple):
     text: str
     core: str = ""
     """Path of the core file that gdb has written on request."""
+
+
+class MemoryLooked(NamedTuple):
+    """To the monitor: a look at a payload's memory, begun with a sample of its processes, has come to its end."""
+
+    job_id: str
+    child: Child
+    look: Look
 
 
 class CheckFailed(NamedTuple):

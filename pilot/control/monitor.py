@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence
 
 from pilot.control.checkdesk import FIRST_SIZE_LOOK, CheckDesk
 from pilot.control.checklist import keepers
@@ -25,6 +25,7 @@ from pilot.control.messages import (
     JobEntered,
     JobGone,
     JobWaits,
+    MemoryLooked,
     PayloadEnded,
     PayloadStarted,
     ServerCommand,
@@ -36,6 +37,7 @@ from pilot.control.timers import Timers
 from pilot.info.job import Job
 from pilot.monitoring.checks import Ends, Keeper, Look
 from pilot.monitoring.cpu import CpuMeter
+from pilot.monitoring.sampler import Reading
 from pilot.payload.textfiles import cut_bytes
 from pilot.store.viewrows import Sample
 from pilot.util import procfs
@@ -124,33 +126,32 @@ class MonitorComponent(Component):
 
     def handle(self, message: Any) -> None:
         """Do what the message asks for."""
-        if isinstance(message, JobEntered):
+        handlers: Mapping[type, Callable[[Any], None]] = {
+            PayloadStarted: self._payload_started, MemoryLooked: self._memory_looked, CheckFailed: self._check_failed,
+            DebugAnswered: self._debug_answered, DeadlineSet: self._deadline, JobGone: self._gone}
+        handler = handlers.get(type(message))
+        if handler is not None:
+            handler(message)
+        elif isinstance(message, JobEntered):
             self._entered(message.job)
         elif isinstance(message, JobWaits):
             if message.job_id in self._watches:
                 self._limit_time(self._watches[message.job_id], waits=not message.goes_on)
-        elif isinstance(message, CheckFailed):
-            self._check_failed(message)
-        elif isinstance(message, JobGone):
-            gone = self._watches.pop(message.job_id, None)
-            if gone is not None and gone.checks is not None:
-                gone.checks.close()
-            self._timers.cancel_prefix(f"{message.job_id}:")
-            self._desk.drop(message.job_id)
-            self._realtime.job_gone(message.job_id)
-        elif isinstance(message, PayloadStarted):
-            self._payload_started(message)
         elif isinstance(message, PayloadEnded):
             self._payload_ended(message.job_id)
         elif isinstance(message, ServerCommand):
             self._command(message.job_id, message.commands)
-        elif isinstance(message, DebugAnswered):
-            self._debug_answered(message)
-        elif isinstance(message, DeadlineSet):
-            self._deadline(message)
         else:
             raise TypeError(f"unexpected message {message!r}")
         self._timers.run_due()
+
+    def _gone(self, message: JobGone) -> None:
+        gone = self._watches.pop(message.job_id, None)
+        if gone is not None and gone.checks is not None:
+            gone.checks.close()
+        self._timers.cancel_prefix(f"{message.job_id}:")
+        self._desk.drop(message.job_id)
+        self._realtime.job_gone(message.job_id)
 
     def _entered(self, job: Job) -> None:
         watch = Watch(job, copy.copy(job), debug=job.debug, debug_command="debug" if job.debug else "")
@@ -222,7 +223,7 @@ class MonitorComponent(Component):
             self._timers.after(FIRST_SIZE_LOOK, f"{job.jobid}:sample:files", watch.checks.look_at_files)
         self._schedule_sample(watch)
         for seconds in _FIRST_LOOKS:  # at the memory: most payloads are at their final size soon, some end soon
-            if seconds < self.ctx.settings.monitor.cpu_interval:
+            if seconds < self._sample_interval:
                 self._timers.after(seconds, f"{job.jobid}:sample:{seconds}", lambda: self._look_at_memory(watch))
         self._realtime.payload_started(job)
 
@@ -241,11 +242,18 @@ class MonitorComponent(Component):
             if watch.child is not None:
                 self._schedule_sample(watch)
 
-        self._timers.after(self.ctx.settings.monitor.cpu_interval, f"{watch.job.jobid}:sample", sample)
+        self._timers.after(self._sample_interval, f"{watch.job.jobid}:sample", sample)
+
+    @property
+    def _sample_interval(self) -> float:
+        """s between samples: no check of processes waits longer than its own period."""
+        settings = self.ctx.settings
+        return min(settings.monitor.cpu_interval, float(settings.pilot.memory_usage_verification_time))
 
     def _look_at_memory(self, watch: Watch) -> None:
-        if watch.child is not None and watch.company is not None:
-            watch.company.sample(watch.child.descendants())
+        """One of the first looks: between two samples."""
+        if watch.child is not None and watch.company is not None and watch.checks is not None:
+            watch.company.look_at_memory(watch.child.descendants(), watch.checks.guard)
 
     def _sample(self, watch: Watch) -> None:
         """One look at /proc: CPU time of the payload's whole tree, cores in use. Trouble here never touches the job."""
@@ -261,16 +269,33 @@ class MonitorComponent(Component):
         sample = watch.meter.sample(child.live_cpu_seconds(table))
         watch.view.cpu_seconds = watch.cpu_before + sample.seconds
         watch.view.core_counts = [*watch.view.core_counts, sample.cores]
-        rss = sum(info.rss for info in processes) * procfs.PAGE_BYTES
-        if watch.company is not None:
-            watch.company.sample(processes)
+        look = Look(time.monotonic(), time.monotonic() - child.started, processes, watch.view.cpu_seconds,
+                    sample.cores)
+
+        def looked() -> None:
+            self.post(MemoryLooked(watch.job.jobid, child, look))
+
+        if watch.company is None or watch.checks is None or not watch.company.look_at_memory(
+                processes, watch.checks.guard, looked):
+            self._memory_looked(MemoryLooked(watch.job.jobid, child, look))  # without a new figure
+
+    def _memory_looked(self, message: MemoryLooked) -> None:
+        """Everything is known of this sample: store it, let the checks look at it."""
+        watch = self._watches.get(message.job_id)
+        if watch is None or watch.child is not message.child:
+            return  # that payload has ended meanwhile
+        look, company = message.look, watch.company
+        reading = Reading()
+        if company is not None and not company.memory_hangs:
+            look, reading = look._replace(memory=company.checked_memory), company.reading
         size = 0
         if watch.checks is not None:
             size = watch.checks.size
-            watch.checks.look(Look(time.monotonic(), time.monotonic() - child.started, processes,
-                                   watch.view.cpu_seconds, sample.cores))
+            watch.checks.look(look)
+        rss = sum(info.rss for info in look.processes) * procfs.PAGE_BYTES
         self.ctx.store.add_sample(watch.job.jobid, Sample(
-            time.time(), watch.view.cpu_seconds, sample.cores, rss, len(processes), workdir=size))
+            time.time(), look.cpu_seconds, look.cores, rss, len(look.processes), reading.pss * 1024,
+            reading.swap * 1024, reading.read_bytes, reading.write_bytes, workdir=size))
 
     # --- checks -------------------------------------------------------------------------------------------------------
 

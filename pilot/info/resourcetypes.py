@@ -77,8 +77,8 @@ class ResourceTypes:
         assert self._download is not None
         try:
             self._per_core = read_table(self._download()) or None
-            logger.info("memory per core of the server's resource types: %s", "none" if not self._per_core else ", ".join(
-                f"{name} {value or 'open'}" for name, value in list(self._per_core.items())[:20]))
+            shown = [f"{name} {value or 'open'}" for name, value in list((self._per_core or {}).items())[:20]]
+            logger.info("memory per core (MB) of the server's resource types: %s", ", ".join(shown) or "there are none")
         except PilotException as exc:
             logger.warning("the resource types could not be had from the server: %s; built-in values count", exc.detail)
         except Exception:

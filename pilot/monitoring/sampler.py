@@ -176,9 +176,10 @@ class MemorySampler:
             logger.warning("the memory of %d of the payload's %d processes is not shown to the pilot (/proc/<pid>/"
                            "smaps_rollup: another user's?): RSS counts for them, shared pages each time", unread,
                            len(processes))
+        value = int(min(pss, rss))
         if group_kb is not None:
-            pss, source = group_kb, BY_GROUP
-        return Reading(rss, vmem, swap, int(min(pss, rss)) if source != BY_GROUP else int(pss), io[2], io[3], source), io
+            value, source = group_kb, BY_GROUP
+        return Reading(rss, vmem, swap, value, io[2], io[3], source), io
 
     def _shares(self, processes: Sequence[ProcInfo]) -> dict[str, float]:
         """Return PSS / RSS of what was looked at, by name of the program; '' of all together."""

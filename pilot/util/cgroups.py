@@ -63,7 +63,8 @@ def memory_group(pid: int, root: Path = Path("/")) -> Optional[Group]:
             return Group(directory, 2)
     path = theirs.get("memory", "")
     if path and path != ours.get("memory", "") and not _above(path, ours.get("memory", "")):
-        directory = (root / "sys/fs/cgroup/memory").joinpath(*(part for part in path.split("/") if part not in ("", "..")))
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        directory = (root / "sys/fs/cgroup/memory").joinpath(*parts)
         if (directory / "memory.stat").exists():
             return Group(directory, 1)
     return None
@@ -75,9 +76,9 @@ def _above(path: str, other: str) -> bool:
 
 
 def memory_in_use(group: Group) -> Optional[int]:
-    """Return bytes of a group that no other use of memory can take back: what its processes hold, mapped files included.
+    """Return bytes that the processes of a group hold, mapped files included; None when unknown.
 
-    Not ``memory.current``: the page cache of every file that was read or written is part of that. None when unknown.
+    Not ``memory.current``: the page cache of every file that was read or written is part of that.
     """
     stat = numbers(group.directory / "memory.stat")
     names = ("anon", "file_mapped") if group.version == 2 else ("total_rss", "total_mapped_file")

@@ -23,7 +23,8 @@ from pilot.info.memory import (
     time_series,
     use_of_summary,
 )
-from pilot.monitoring.sampler import COLUMNS, MemorySampler, read_details
+from pilot.monitoring.processdetails import read_details
+from pilot.monitoring.sampler import COLUMNS, MemorySampler
 from pilot.panda.messages import ReportEnvironment, build_update
 from pilot.util.procfs import ProcInfo, read_process
 
@@ -268,10 +269,10 @@ def test_a_sample_is_cheap(tmp_path: Path, process: ProcInfo) -> None:
 
 
 def test_kernel_without_smaps_rollup(tmp_path: Path, process: ProcInfo, monkeypatch: Any) -> None:
-    from pilot.monitoring import sampler
+    from pilot.monitoring import processdetails
 
-    real = sampler._read
-    monkeypatch.setattr(sampler, "_read", lambda path: b"" if path.endswith("smaps_rollup") else real(path))
+    real = processdetails._read
+    monkeypatch.setattr(processdetails, "_read", lambda path: None if path.endswith("smaps_rollup") else real(path))
     own = MemorySampler(tmp_path)
     own.sample([process])
     use = own.use()

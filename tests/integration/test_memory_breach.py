@@ -1,0 +1,78 @@
+"""Whole pilots and the memory of payloads: the limit and its origin, a breach, what the views and the server get."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+import pytest
+from harness import PATIENCE, Farm
+from looks import archive, ended_well
+
+QUICK = {"pilot.memory_usage_verification_time": 1, "pilot.process_verification_time": 1}
+HUNGRY = f"exec {sys.executable} -c 'x = bytearray(b\"x\" * (200 << 20)); import time; time.sleep(1000)'"
+
+
+def small_queue(farm: Farm, megabytes: int = 60) -> None:
+    """A limit that a payload of 200 MB breaks and a shell does not; by the rule of SCORE_VHIMEM."""
+    farm.set_queue(maxrss=megabytes, corecount=1, params={"pilot_rss_grace": 0})
+
+
+def test_breach(farm: Farm) -> None:
+    small_queue(farm)
+    job = farm.submit_job(f"(setsid sleep 1000 &)\n{HUNGRY}", resource_type="SCORE_VHIMEM")
+    pilot = ended_well(farm.run_pilot(settings=QUICK))
+    final = farm.final(job)
+    assert (final["state"], int(final["pilotErrorCode"])) == ("failed", 1235)
+    text = final["pilotErrorDiag"]
+    assert text.startswith("Payload exceeded maximum allowed memory: job has exceeded the memory limit ")
+    assert (" kB > 61440 kB (subresource=SCORE_VHIMEM, corecount=1; PSS; the queue's maxrss 60 MB / 1 x 1 x grace 1)"
+            in text)
+    assert int(text.partition("memory limit ")[2].split()[0]) > 60 << 10  # seen while it grows, perhaps
+    assert not farm.payload_processes()
+    assert int(final["maxPSS"]) > 60 << 10
+    assert archive(farm.outputs / farm.server.job(job)["definition"]["logFile"])
+    assert "(python" in pilot.log and "kB (anon " in pilot.log, "the largest processes are in the log"
+    with contextlib.closing(pilot.store()) as store:
+        limit = next(item for item in store.limits(str(job)) if item.name == "memory")
+        assert (limit.value, limit.unit) == (60 << 20, "bytes") and "maxrss 60 MB" in limit.origin
+        samples = store.samples(str(job))
+        assert max(sample.pss for sample in samples) > 60 << 20
+        assert [error.code for error in store.errors(str(job))][0] == 1235
+
+
+@pytest.mark.parametrize("dialect", ["v1", "legacy"])
+def test_resource_types_of_the_server(farm: Farm, dialect: str) -> None:
+    gate = farm.gate("payload")
+    job = farm.submit_job(gate.shell(), resource_type="MCORE", coreCount=4)
+    pilot = farm.start_pilot(settings={**QUICK, "server.api": dialect})
+    pilot.wait_output(f"job {job}: memory limit ")
+    gate.open()
+    ended_well_pilot(pilot)
+    with contextlib.closing(pilot.store()) as store:
+        limit = next(item for item in store.limits(str(job)) if item.name == "memory")
+    assert limit.origin == "MCORE (server) 2000 MB/core x 4 x grace 2" and limit.value == 16000 << 20
+    assert pilot.log.count("memory per core (MB) of the server's resource types") == 1
+    assert f"job {job}: the payload has 1 processes, at most 1 so far" in pilot.log
+
+
+def ended_well_pilot(pilot: Any) -> None:
+    """Wait, then look."""
+    assert pilot.wait(PATIENCE) == 0, pilot.output[-3000:]
+
+
+def test_a_server_in_trouble_leaves_the_built_in_values(farm: Farm) -> None:
+    gate = farm.gate("payload")
+    job = farm.submit_job(gate.shell(), resource_type="SCORE_HIMEM")
+    farm.server.faults.add("get_resource_types", "http_503", times=5)
+    pilot = farm.start_pilot("--resource-type", "SCORE_HIMEM", settings=QUICK)
+    pilot.wait_output(f"job {job}: memory limit 6144000 kB: SCORE_HIMEM (built-in) 3000 MB/core x 1 x grace 2")
+    gate.open()
+    ended_well_pilot(pilot)
+
+
+def test_a_short_payload_costs_no_request(farm: Farm) -> None:
+    job = farm.submit_job("true")
+    pilot = ended_well(farm.run_pilot(settings=QUICK))
+    assert farm.final(job)["state"] == "finished" and "resource types" not in pilot.log
