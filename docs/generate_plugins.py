@@ -70,7 +70,7 @@ SUCCESSORS = (
     Successor("copytool_definitions.mv_to_final_destination", ("mv_to_final_destination",)),
     Successor("copytool_definitions.get_path", (), CORE + "the layout belongs to the storage, not to the experiment"),
     Successor("cpu.set_core_counts, get_core_count", (), CORE + "CPU time of the payload's whole tree"),
-    Successor("cvmfs", (), "the check of CVMFS is not part of this version"),
+    Successor("cvmfs", ("cvmfs_tree",)),
     Successor("diagnose.interpret", ("diagnosis_rules", "judge_report")),
     Successor("diagnose.get_log_extracts", (), CORE + "log extract of failed jobs"),
     Successor("jobdata.jobparams_prefiltering, jobparams_postfiltering", (), CORE + "quoting is kept"),

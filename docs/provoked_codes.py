@@ -60,6 +60,7 @@ PROVOKED: dict[int, str] = {
     1357: "test_postprocess_that_fails",
     1359: "test_refusal",
     1361: "test_a_file_that_does_not_open_fails_the_job_with_its_name_place_and_reason",
+    1377: "test_no_cvmfs_ends_the_pilot_with_64_before_it_asks_for_a_job",
     1366: "test_what_cannot_be_read_is_a_checksum_failure_with_the_path",
     1371: "test_output_name_that_is_not_ascii_fails_with_its_own_code",
     1370: "test_hours_that_are_needed",
@@ -103,6 +104,5 @@ NEVER: dict[int, str] = {
     1367: "each use of a command has a code of its own for its time-out: 1151, 1152, 1110",
     1375: "not an error: the lease of a stager is over",
     1381: "not an error: an arcproxy that does not work is noted in the log, the proxy is not verified then",
-    1377: "set by a check of CVMFS before the first job, which this version does not have yet",
 }
 """Code -> why it cannot occur in this version."""

@@ -91,6 +91,8 @@ class Options:
     status: Optional[str] = None
     report: Optional[str] = None
     check: bool = False
+    json: bool = False
+    """With ``--check`` or ``--status``: the answer as JSON."""
     server_api: str = ""
     config: str = ""
     overrides: tuple[str, ...] = ()
@@ -368,7 +370,9 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
     add("--recover", dest="recover", metavar="DIR", nargs="?", const=".",
         help="send the reports that a dead pilot left in DIR")
     add("--report", dest="report", metavar="DIR", nargs="?", const=".", help="write the HTML page of the jobs in DIR")
-    add("--check", dest="check", action="store_true", help="check this node: imports, settings, credentials, server")
+    add("--check", dest="check", action="store_true",
+        help="check all that a pilot needs on this node (with -q: for that queue) and say how to mend it")
+    add("--json", dest="json", action="store_true", help="with --check or --status: the answer as JSON")
     add("--version", dest="version", action="store_true", help="print the version")
 
 

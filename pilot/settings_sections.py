@@ -265,6 +265,9 @@ class LimitsSection(Section):
     looping_production: int = _key("without activity = looping, production jobs", "s", minimum=1)
     log_archive_max_file: int = _key("largest single file that goes into the log archive", "bytes", minimum=0)
     reserve_space: int = _key("free local space kept beyond inputs and expected outputs", "bytes", minimum=0)
+    cvmfs_time: float = _key("that the look at CVMFS before the first job may take", "s", minimum=1)
+    clock_offset: float = _key("between this node's clock and the server's before the log warns", "s", minimum=1)
+    node_check_time: float = _key("that each check of --check may take", "s", minimum=1)
 
 
 @dataclass(init=False, repr=False, eq=False)

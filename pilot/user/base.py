@@ -14,6 +14,7 @@ from pilot.info.jobreportdata import ReportPolicy
 from pilot.info.remoteinputs import remote_names
 
 if TYPE_CHECKING:
+    from pilot.info.cvmfs import CvmfsTree
     from pilot.info.diagnosis import Rule
     from pilot.info.job import Job
     from pilot.info.jobreportdata import JobReportData
@@ -57,6 +58,12 @@ class Experiment:
     def sanity_check(self) -> tuple[int, str]:
         """Called once before the first job; (pilot error code, text), code 0 = all is well."""
         return 0, ""
+
+    def cvmfs_tree(self, environ: Mapping[str, str]) -> Optional[CvmfsTree]:
+        """Called once before the first job, on queues with ``is_cvmfs``, unless ``-b`` or NO_CVMFS_OK is given: what
+        has to be there on CVMFS, else the pilot ends with 1377 (exit code 64). The default: None, nothing is looked at.
+        """
+        return None
 
     def verify_proxy(self, proxy: str, *, at_start: bool) -> tuple[int, str]:
         """Called before each getJob unless ``-t`` was given (``at_start``), and for a payload's proxy that was fetched.

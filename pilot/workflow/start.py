@@ -40,6 +40,7 @@ from pilot.util.logs import log_banner, redirect_stdout, setup_logging
 from pilot.util.redact import redact
 from pilot.util.removal import remove_tree
 from pilot.version import PILOT_VERSION
+from pilot.workflow.atstart import check_cvmfs
 
 logger = logging.getLogger(__name__)
 
@@ -203,15 +204,13 @@ def _connect(ctx: PilotContext) -> None:
     fetcher = partial(fetch, headers={"User-Agent": user_agent(PILOT_VERSION)}, verify=ctx.verify_tls())
     ctx.info = InfoService(source, fetcher=fetcher, token=ctx.lookups)
     ctx.queue = _load_queue(ctx)
-    refusal = ctx.queue.refusal()
-    if refusal is not None:
-        raise PilotException(refusal[1], code=refusal[0])
     ctx.store.set_server(ctx.token, options.queue, base_url)
     _apply_queue(ctx)
 
 
 def _load_queue(ctx: PilotContext) -> QueueData:
-    """Load the queue's description in a thread of its own: it may take minutes, and this thread has to see signals."""
+    """Load the queue's description, and look at CVMFS, in a thread of its own: both may take minutes, and this thread
+    has to see signals."""
     found: list[QueueData] = []
     errors: list[BaseException] = []
 
@@ -220,7 +219,12 @@ def _load_queue(ctx: PilotContext) -> QueueData:
 
     def load() -> None:
         try:
-            found.append(ctx.info.load_queue(ctx.options.queue))
+            queue = ctx.info.load_queue(ctx.options.queue)
+            refusal = queue.refusal()
+            if refusal is not None:
+                raise PilotException(refusal[1], code=refusal[0])
+            check_cvmfs(ctx, queue)
+            found.append(queue)
         except BaseException as exc:  # noqa: BLE001 - raised again in the main thread
             errors.append(exc)
         finally:

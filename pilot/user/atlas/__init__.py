@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from pilot.info.diagnosis import Rule
 from pilot.info.middleware import MiddlewareCommand, MiddlewareTask
@@ -17,6 +17,7 @@ from pilot.user.atlas.report import report_policy
 from pilot.user.base import Experiment
 
 if TYPE_CHECKING:
+    from pilot.info.cvmfs import CvmfsTree
     from pilot.info.job import Job
     from pilot.info.jobreportdata import ReportPolicy
     from pilot.info.payloadtask import Moment, PayloadCommand, PayloadTask, UtilityCommand
@@ -42,6 +43,12 @@ class Atlas(Experiment):
         "workDir", "prmon", "/pilot/", "/pandawnutil", "pilotlog", ".lib.tgz", ".py", "PoolFileCatalog", "setup.sh",
         "pandaJob", "runjob", "memory_", "mem.", "docs/", "DBRelease-",
     )
+
+    def cvmfs_tree(self, environ: Mapping[str, str]) -> Optional[CvmfsTree]:
+        """Releases, ALRB, conditions, nightlies, LCG, unpacked images: what jobs may ask for."""
+        from pilot.user.atlas.cvmfs import tree
+
+        return tree(environ)
 
     def transfers_input(self, lfn: str) -> bool:
         """A DBRelease is on CVMFS, unless the site wants the tarball itself (ATLAS_DBREL_DWNLD)."""
