@@ -7,7 +7,10 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import TYPE_CHECKING, NamedTuple, Union
+
+if TYPE_CHECKING:
+    from pilot.monitoring.gpu import GpuGroup
 
 _UNIT_LIMIT = 128
 """Bytes of cpuConsumptionUnit; the server does not cut, a longer one loses the update (server-api.md 6.4)."""
@@ -18,19 +21,6 @@ _SECTOR = 512
 _V2 = frozenset(["cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"])
 _V3 = frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"])
 _V4 = frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
-
-# Architecture by model name, first match (control-and-monitoring.md 10).
-_GPU_ARCHITECTURES = (
-    ("GH200", "Grace Hopper"),
-    ("H100", "Hopper"),
-    ("L40", "Ada Lovelace"),
-    ("RTX 6000", "Ada Lovelace"),
-    ("A100", "Ampere"),
-    ("T4", "Turing"),
-    ("V100", "Volta"),
-    ("P100", "Pascal"),
-    ("K80", "Kepler"),
-)
 
 NodeValue = Union[str, int, float]
 
@@ -46,6 +36,10 @@ class CpuInfo(NamedTuple):
     sockets: int
     cores_per_socket: int
     threads_per_core: int
+    told: bool = True
+    """False: /proc/cpuinfo does not tell sockets and cores (ARM and others), the counts are guesses."""
+    arm: str = ""
+    """Name of an ARM processor by its numbers (``Neoverse-N1``); /proc/cpuinfo has no ``model name`` for it."""
 
     @property
     def cores(self) -> int:
@@ -76,6 +70,12 @@ def parse_cpuinfo(text: str) -> CpuInfo:
             packages.add(value)
         first.setdefault(key, value)
     sockets = max(len(packages), 1)
+    implementer = first.get("CPU implementer", "")
+    arm = ""
+    if implementer:
+        from pilot.monitoring.arm import arm_model
+
+        arm = arm_model(implementer, first.get("CPU part", ""))
     cores = _number(first.get("cpu cores", "")) or max(logical // sockets, 1)
     threads = max(_number(first.get("siblings", "")) // cores, 1)
     try:
@@ -84,7 +84,8 @@ def parse_cpuinfo(text: str) -> CpuInfo:
         mhz = 0.0
     flags = frozenset((first.get("flags") or first.get("Features") or "").split())
     return CpuInfo(
-        first.get("model name", ""), first.get("cache size", ""), mhz, flags, logical, sockets, cores, threads
+        first.get("model name", ""), first.get("cache size", ""), mhz, flags, logical, sockets, cores, threads,
+        bool(packages and first.get("cpu cores")), arm,
     )
 
 
@@ -144,7 +145,31 @@ class NodeDescription:
     @cached_property
     def cpu(self) -> CpuInfo:
         """The CPUs."""
-        return parse_cpuinfo(self._read("proc/cpuinfo"))
+        cpu = parse_cpuinfo(self._read("proc/cpuinfo"))
+        return cpu if cpu.told else self._with_topology(cpu)
+
+    def _with_topology(self, cpu: CpuInfo) -> CpuInfo:
+        """Return the counts as /sys has them, where /proc/cpuinfo is silent; the clock, too."""
+        place = self._root / "sys/devices/system/cpu"
+        try:
+            numbers = [name for name in os.listdir(place) if re.fullmatch(r"cpu\d+", name)]
+        except OSError:
+            return cpu
+        packages, cores, logical = set(), set(), 0
+        for name in numbers:
+            topology = f"sys/devices/system/cpu/{name}/topology"
+            package = self._read(f"{topology}/physical_package_id").strip()
+            core = self._read(f"{topology}/core_id").strip()
+            if package and core:  # CPUs that are switched off have none
+                logical += 1
+                packages.add(package)
+                cores.add((package, core, self._read(f"{topology}/cluster_id").strip()))
+        if not logical:
+            return cpu
+        khz = _number(self._read("sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"))
+        return cpu._replace(
+            logical=cpu.logical or logical, sockets=len(packages), cores_per_socket=max(len(cores) // len(packages), 1),
+            threads_per_core=max(logical // len(cores), 1), mhz=cpu.mhz or khz / 1000)
 
     @property
     def mhz(self) -> float:
@@ -166,7 +191,9 @@ class NodeDescription:
         except OSError:
             return 0
         for name in names:
-            if not name.startswith(("loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd")):
+            # hidden: one path of several to the same disk (NVMe multipath)
+            if not name.startswith(("loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd")) and (
+                    self._read(f"sys/block/{name}/hidden").strip() != "1"):
                 total += _number(self._read(f"sys/block/{name}/size")) * _SECTOR
         return total // 10**9
 
@@ -190,7 +217,7 @@ class NodeDescription:
             "site": site,
             "panda_queue": queue,
             "host_name": self.host_name,
-            "cpu_model": cpu.model or ("ARM" if self.machine.startswith(("aarch64", "arm")) else "UNKNOWN"),
+            "cpu_model": cpu.model or cpu.arm or ("ARM" if self.machine.startswith(("aarch64", "arm")) else "UNKNOWN"),
             "n_logical_cpus": cpu.logical or os.cpu_count() or 1,
             "n_sockets": cpu.sockets,
             "cores_per_socket": cpu.cores_per_socket,
@@ -205,33 +232,30 @@ class NodeDescription:
         }
         return {**values, **{key: value for key, value in optional.items() if value}}
 
-    def gpu_map(self, site: str) -> dict[str, NodeValue]:
-        """Return the arguments of update_worker_node_gpu (server-api.md 8.4), empty when no NVIDIA driver is loaded.
+    @cached_property
+    def gpus(self) -> tuple[GpuGroup, ...]:
+        """The GPUs; with NVIDIA's driver the first question takes a moment (20 s at most)."""
+        from pilot.monitoring.gpu import find_gpus
 
-        Only what the driver shows in /proc: vram and framework_version are optional and need a command.
-        """
-        try:
-            cards = sorted(os.listdir(self._root / "proc/driver/nvidia/gpus"))
-        except OSError:
-            return {}
-        if not cards:
-            return {}
-        information = self._read(f"proc/driver/nvidia/gpus/{cards[0]}/information")
-        found = re.search(r"^Model:\s*(.+)$", information, re.MULTILINE)
-        model = found.group(1).strip() if found else "Unknown"
-        values: dict[str, NodeValue] = {
-            "site": site,
-            "host_name": self.host_name,
-            "vendor": "NVIDIA",
-            "model": model,
-            "count": len(cards),
-            "architecture": next((name for part, name in _GPU_ARCHITECTURES if part in model), "Unknown"),
-            "framework": "CUDA",
-        }
-        version = re.search(r"Kernel Module(?: for \S+)?\s+(\d[\d.]*)", self._read("proc/driver/nvidia/version"))
-        if version:
-            values["driver_version"] = version.group(1)
-        return values
+        return find_gpus(self._root, self._environ)
+
+    def gpu_maps(self, site: str) -> list[dict[str, NodeValue]]:
+        """Return the arguments of update_worker_node_gpu (server-api.md 8.4) for each kind of GPU, most of a kind
+        first; what is unknown is left out."""
+        maps: list[dict[str, NodeValue]] = []
+        for group in self.gpus:
+            values: dict[str, NodeValue] = {
+                "site": site, "host_name": self.host_name, "vendor": group.vendor, "model": group.model,
+                "count": group.number, "architecture": group.architecture}
+            optional: dict[str, NodeValue] = {
+                "vram": group.vram, "framework": group.framework, "framework_version": group.framework_version,
+                "driver_version": group.driver_version}
+            maps.append({**values, **{key: value for key, value in optional.items() if value}})
+        return maps
+
+    def gpu_map(self, site: str) -> dict[str, NodeValue]:
+        """Return the first of ``gpu_maps``, empty without any: files and metadata have room for one."""
+        return next(iter(self.gpu_maps(site)), {})
 
     def _read(self, name: str) -> str:
         """Return the text of a file below the root, empty when it cannot be read."""

@@ -33,16 +33,16 @@ def _in_thread(name: str, work: Callable[[], None]) -> None:
 def describe_node(ctx: PilotContext) -> None:
     """Write the node's description to PILOT_HOME and send it (cli-config, step 21); one attempt."""
     node = ctx.node.worker_node_map(ctx.queue.site or "", ctx.options.queue)
-    gpu = ctx.node.gpu_map(ctx.queue.site or "")
     names = ctx.settings.workernode
     _write(ctx.home / names.map, node)
-    if gpu:
-        _write(ctx.home / names.gpu_map, gpu)
+    gpus = ctx.node.gpu_maps(ctx.queue.site or "")
+    if gpus:
+        _write(ctx.home / names.gpu_map, gpus[0])
     if ctx.server is None:
         return
     try:
         logger.debug("worker node: %s", ctx.server.update_worker_node(node))
-        if gpu:
+        for gpu in gpus:
             logger.debug("GPUs: %s", ctx.server.update_worker_node_gpu(gpu))
     except PilotException as exc:
         logger.warning("the description of this node was not taken: %s", exc.detail)
