@@ -107,6 +107,10 @@ class Credentials:
             return ""
         return self._read_token(path)
 
+    def token_path(self) -> str:
+        """Return the path of the primary token file, "" when it is nowhere."""
+        return self._find(self.token_name()) if self.token_name() else ""
+
     def headers(self, url: str) -> dict[str, str]:
         """Return the identity headers for a request to ``url``: token and origin, both or none.
 

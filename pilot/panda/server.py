@@ -94,6 +94,7 @@ class PandaServer:
             connect_timeout=server.connect_timeout,
             read_timeout=server.read_timeout,
             verify_tls=server.verify_tls,
+            clock_limit=settings.limits.clock_offset,
         )
         self._v1 = ApiV1(self._transport, gzip=server.gzip)
         self._legacy = Legacy(self._transport, form=server.legacy_encoding == "form")

@@ -69,7 +69,11 @@ class Transport:
         connect_timeout: s for connecting and for the TLS handshake.
         read_timeout: s of silence; ``connect_timeout + read_timeout`` bounds the whole exchange.
         verify_tls: False accepts any server certificate: for test servers only.
+        clock_limit: s between this node's clock and the server's before the log says so, once.
     """
+
+    clock_offset: float | None = None
+    """s that this node's clock is ahead of the server's (its header ``Date``); None before the first answer."""
 
     def __init__(
         self,
@@ -80,12 +84,14 @@ class Transport:
         connect_timeout: float = 20,
         read_timeout: float = 120,
         verify_tls: bool = True,
+        clock_limit: float = 60,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._credentials = credentials
         self._user_agent = user_agent
         self._timeout = (connect_timeout, read_timeout)
         self._verify_tls = verify_tls
+        self._clock_limit = clock_limit
         if not verify_tls:
             # Once in our log, instead of a Python warning on stderr for every connection.
             logger.warning("the certificate of %s is not verified (server.verify_tls)", self.base_url)
@@ -181,6 +187,8 @@ class Transport:
                 verify=self._verify(),
                 cert=self._client_certificate(),
             ) as response:
+                if self.clock_offset is None:
+                    self._compare_clocks(response.headers.get("Date", ""))
                 raw = _read_all(response)
                 framed = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
         finally:
@@ -191,6 +199,20 @@ class Transport:
             # Without Content-Length or chunks the end of the connection is the end of the answer: it may be cut.
             raise TransportError(exchange.broken_off)
         return _decoded(response.status_code, raw)
+
+    def _compare_clocks(self, date: str) -> None:
+        """Keep how far this node's clock is off; a wrong one makes proxies and tokens look expired."""
+        from email.utils import parsedate_to_datetime
+
+        try:
+            said = parsedate_to_datetime(date).timestamp()
+        except (TypeError, ValueError, IndexError, OverflowError, OSError):  # none, or none that can be read
+            return
+        self.clock_offset = offset = time.time() - said - 0.5  # the header has whole seconds
+        if abs(offset) > self._clock_limit:
+            logger.warning(
+                "this node's clock is %.0f s %s the PanDA server's: proxies and tokens may seem to have expired, or not"
+                " to be valid yet; start chronyd or ntpd here", abs(offset), "ahead of" if offset > 0 else "behind")
 
     def _verify(self) -> Union[bool, str]:
         return (self._credentials.ca_path() or True) if self._verify_tls else False

@@ -1,83 +1,91 @@
-"""--check: does this node have what a pilot needs? One line per check; the worst decides the exit code."""
+"""--check: does this node have what a pilot needs? A table with cures; the first failure decides the exit code."""
 
 from __future__ import annotations
 
-import importlib
+import logging
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Callable
+from typing import Callable, Optional
 
-from pilot.common.errorcodes import shell_exit_code
+from pilot.common.errorcodes import process_exit_code
 from pilot.common.exception import PilotException
+from pilot.info.config import SourceConfig
+from pilot.info.infoservice import InfoService
 from pilot.option_rules import server_base_url
 from pilot.options import Options
 from pilot.panda.credentials import Credentials
-from pilot.panda.server import PandaServer, user_agent
 from pilot.settings import Settings
-from pilot.util.space import free_space
-from pilot.version import PILOT_VERSION
-
-Finding = tuple[str, int, str]
-"""What was looked at, pilot error code (0 = good), text."""
+from pilot.user import load_experiment
+from pilot.user.base import Experiment
+from pilot.util.fetch import fetch
+from pilot.util.redact import redact
+from pilot.workflow.checks.base import Scene
+from pilot.workflow.checks.runner import run_all
+from pilot.workflow.checks.table import as_json, table, terminal_width
 
 
 def run_checks(options: Options, settings: Settings, say: Callable[[str], None]) -> int:
-    """Run all checks; returns the shell exit code of the first one that failed, 0 when none did."""
-    worst = 0
-    for what, code, text in _checks(options, settings):
-        say(f"{'ok  ' if code == 0 else 'FAIL'} {what}: {text}")
-        worst = worst or code
-    return shell_exit_code(worst)
+    """Run all checks; returns the exit code of the first one that failed, 0 when none did."""
+    logging.getLogger().addHandler(logging.NullHandler())  # what goes wrong stands in the table, and only there
+    scene = _scene(options, settings)
+    with TemporaryDirectory(prefix="pilot-check-", dir=_writable_place()) as cache:  # a check leaves no files
+        scene.info = _info(scene, Path(cache))
+        findings = [finding._replace(found=redact(finding.found)) for finding in run_all(scene)]
+    code = next((process_exit_code(finding.code) for finding in findings if finding.code), 0)
+    if options.json:
+        say(as_json(findings, code))
+    else:
+        say(table(findings, width=terminal_width(), colours=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+    return code
 
 
-def _checks(options: Options, settings: Settings) -> Iterator[Finding]:
-    yield "python", 0 if sys.version_info >= (3, 9) else 1342, f"{sys.version.split()[0]} ({sys.executable})"
-    for name in ("requests", "psutil", "yaml"):
-        try:
-            module = importlib.import_module(name)
-            yield name, 0, str(getattr(module, "__version__", "present"))
-        except ImportError as exc:
-            yield name, 1342, f"{exc}: install it, or set up a Python that has it"
-    free, need = free_space(Path.cwd(), os.environ), settings.pilot.free_space_limit
-    good = free is None or free > need
-    yield "local space", 0 if good else 1098, f"{free} B free in {Path.cwd()}, {need} B needed"
-    writable = os.access(".", os.W_OK)
-    yield "work directory", 0 if writable else 1199, f"{Path.cwd()} is {'' if writable else 'NOT '}writable"
-    credentials = Credentials.from_environment(options)
-    identity = "OIDC token" if credentials.token() else credentials.proxy() or "none (plain http or anonymous TLS only)"
-    yield "identity", 0, identity
-    yield "CA directory", 0, credentials.ca_path() or "none: the certificates of the Python installation"
-    yield _server(options, settings, credentials)
-    if options.queue:
-        yield _queue(options, settings, credentials)
+def _scene(options: Options, settings: Settings) -> Scene:
+    experiment, trouble = _experiment(options, settings)
+    return Scene(
+        options=options, settings=settings, environ=dict(os.environ), credentials=Credentials.from_environment(options),
+        server_url=server_base_url(options, settings), here=_work_place(options),
+        limit=settings.limits.node_check_time, experiment=experiment, experiment_trouble=trouble)
 
 
-def _queue(options: Options, settings: Settings, credentials: Credentials) -> Finding:
-    from pilot.info.config import SourceConfig
-    from pilot.info.infoservice import InfoService
-    from pilot.util.fetch import fetch
-
-    with TemporaryDirectory() as cache:  # a check leaves no files
-        source = SourceConfig.from_settings(settings, options=options, pilot_home=Path(cache), launch_dir=Path.cwd())
-        verify = (credentials.ca_path() or True) if settings.server.verify_tls else False
-        try:
-            service = InfoService(replace(source, budget=0.0), fetcher=partial(fetch, verify=verify))
-            queue = service.load_queue(options.queue)
-        except PilotException as exc:
-            return "queue", exc.code, exc.detail
-    refusal = queue.refusal()
-    return ("queue", *refusal) if refusal else ("queue", 0, f"{queue.name}: {queue.state}, {queue.status}")
-
-
-def _server(options: Options, settings: Settings, credentials: Credentials) -> Finding:
-    url = server_base_url(options, settings)
+def _experiment(options: Options, settings: Settings) -> tuple[Optional[Experiment], str]:
+    if not options.pilot_user:
+        return None, ""
     try:
-        alive = PandaServer(url, settings, credentials=credentials, user_agent=user_agent(PILOT_VERSION)).is_alive()
+        return load_experiment(options.pilot_user, settings.plugins.experiments), ""
     except PilotException as exc:
-        return "PanDA server", 1318, f"{url}: {exc.detail}"
-    return "PanDA server", 0 if alive else 1318, f"{url} {'answers' if alive else 'gives no proper answer'}"
+        return None, exc.detail
+
+
+def _launch_directory() -> Path:
+    """Return the current directory; when somebody has removed it, the name that it had."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path(os.environ.get("PWD") or "/nonexistent")
+
+
+def _work_place(options: Options) -> Path:
+    """Return the launch directory; with ``-a`` the nearest directory above that one which is there: a pilot makes the
+    rest."""
+    if not options.workdir:
+        return _launch_directory()
+    place = _launch_directory() / options.workdir
+    return next((path for path in (place, *place.parents) if path.is_dir()), Path("/"))
+
+
+def _writable_place() -> Optional[str]:
+    """Return where a cache can be kept for a moment; None = Python's choice: /tmp may be full."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def _info(scene: Scene, cache: Path) -> InfoService:
+    source = SourceConfig.from_settings(
+        scene.settings, options=scene.options, environ=scene.environ, pilot_home=cache,
+        launch_dir=_launch_directory())
+    verify = (scene.credentials.ca_path() or True) if scene.settings.server.verify_tls else False
+    config = replace(source, budget=0.0, timeout=min(source.timeout, scene.limit * 0.8))
+    return InfoService(config, fetcher=partial(fetch, verify=verify), token=scene.token)
