@@ -52,7 +52,7 @@ system-packages:
 test-grid: $(VENV)/ready grid-packages-or-skip ## tests with real grid services (docs/grid-testbed.md)
 	$(RUN) $(PYTEST) -n $(JOBS) tests/grid
 
-grid-packages: ## installs XRootD, gfal2, VOMS, PostgreSQL (apt, as root), and the servers of Rucio and S3
+grid-packages: ## installs XRootD, gfal2, VOMS, ActiveMQ, PostgreSQL (apt, as root), and the servers of Rucio and S3
 	@tools/grid_packages.sh
 
 # Without them the tests that need them are skipped, unless PILOT_REQUIRE_SERVICES=1 forbids it, as in .ci/run.

@@ -14,6 +14,7 @@ from pilot.util.cancel import CancelToken
 from pilot.util.helper import HelperPool
 
 if TYPE_CHECKING:
+    from pilot.control.instructions import Instructions
     from pilot.control.road import Road
     from pilot.control.shutdown import Shutdown
     from pilot.control.traces import Transfers
@@ -69,6 +70,8 @@ class PilotContext:
     reporter: Reporter = field(init=False)
     road: Road = field(init=False)
     transfers: Transfers = field(init=False)
+    instructions: Optional[Instructions] = None
+    """What a message broker tells (``--subscribe-to-msgsvc``); None: nobody listens."""
     leave_by: float = float("inf")
     """Monotonic time at which the pilot must begin to leave (queue's maxtime, option -l)."""
     leave_by_text: str = ""

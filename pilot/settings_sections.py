@@ -190,10 +190,12 @@ class RucioSection(Section):
 
 @dataclass(init=False, repr=False, eq=False)
 class MessageBrokerSection(Section):
-    """ActiveMQ, for --subscribe-to-msgsvc."""
+    """ActiveMQ or another STOMP 1.2 broker, for --subscribe-to-msgsvc."""
 
     url: str = _key("host name; an alias is resolved to all brokers behind it")
     receiver_port: int = _key("STOMP port", minimum=1)
+    heart_beat: float = _key("between heart-beats, both ways; 0 = none, TCP keep-alive only", "s", minimum=0)
+    patience: float = _key("without any broker before jobs are asked for without instructions", "s", minimum=0)
 
 
 @dataclass(init=False, repr=False, eq=False)
@@ -338,7 +340,6 @@ WITHOUT_EFFECT: frozenset[str] = frozenset(
             "base_trace_report checks",
         "harvester": "job_request_file jobs_list_file workerattributes_file stageoutn_file",
         "hpc": "scratch",
-        "message_broker": "url receiver_port",
         "limits": "looping_analysis looping_production",
         "plugins": "resources",
     }.items()

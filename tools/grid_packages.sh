@@ -1,12 +1,12 @@
 #!/bin/sh
 # grid_packages.sh: installs what the tests of tests/grid need (docs/grid-testbed.md): Debian packages of XRootD, gfal2, VOMS,
-# gdb and PostgreSQL, none of which is started, and the virtual environments of three servers: Rucio, moto (S3), gcp-storage-emulator.
+# gdb, ActiveMQ and PostgreSQL, none of which is started, and the virtual environments of three servers: Rucio, moto (S3), gcp-storage-emulator.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 checkout=$(dirname "$here")
 packages="xrootd-server xrootd-server-plugins xrootd-client xrootd-client-plugins python3-xrootd
     gfal2 gfal2-plugin-file gfal2-plugin-http gfal2-plugin-xrootd python3-gfal2 python3-gfal2-util gfal2-util-scripts
-    davix voms-clients postgresql-15 openssl bubblewrap podman runc gdb python3-psutil python3-requests python3-yaml"
+    davix voms-clients postgresql-15 openssl activemq bubblewrap podman runc gdb python3-psutil python3-requests python3-yaml"
 
 installed() {
     # shellcheck disable=SC2086
@@ -29,7 +29,7 @@ install_packages() {
         chmod 755 "$policy"
     fi
     # shellcheck disable=SC2086
-    "$here/system_package.sh" "command -v xrootd && command -v gfal-copy && command -v voms-proxy-fake && command -v bwrap && command -v podman && command -v gdb \
+    "$here/system_package.sh" "command -v xrootd && command -v gfal-copy && command -v voms-proxy-fake && command -v bwrap && command -v podman && command -v gdb && command -v activemq \
         && /usr/bin/python3 -c 'import gfal2, XRootD, psutil, requests, yaml' && ls /usr/lib/postgresql/*/bin/initdb" $packages
 }
 

@@ -29,6 +29,7 @@ from pilot.util.backoff import Backoff
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
+    from pilot.control.instructions import Told
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class JobFetcher(Component):
         self._left_over: list[Mapping[str, object]] = []
         self._held = 0
         """Bytes that a job that leaves may still write here."""
+        self._told: Optional[Told] = None
+        """The message by which this job is asked for."""
 
     def has_left_over(self) -> bool:
         """True while jobs wait here that came in one file, or one answer, with a job that was handed on."""
@@ -83,6 +86,8 @@ class JobFetcher(Component):
         except _Stopped as exc:
             answer = NoMoreJobs(StopReason(str(exc)))
         except _NotYet as exc:
+            if self.ctx.instructions is not None and self._told is not None:
+                self.ctx.instructions.take_back(self._told)
             answer = NotYet(str(exc))
         except PilotException as exc:
             logger.error("no job: %s", exc.diagnosis)
@@ -103,11 +108,11 @@ class JobFetcher(Component):
             if not self.ctx.shutdown.stopping.cancelled:
                 self._check_ahead()
             return [self._left_over.pop(0)]
+        wanted = task_id
         while True:
             self._check_stop()
-            refusal = self.limits.refusal(time.monotonic() - self._began)
-            if refusal is not None:
-                raise self._exhausted(refusal)
+            self._check_limits()
+            task_id = self._instructed(wanted)
             self._check_ahead()
             self._check_node()
             if not self._overloaded():
@@ -118,10 +123,23 @@ class JobFetcher(Component):
                 if jobs:
                     self._left_over.extend(jobs[1:])
                     return jobs[:1]
-            refusal = self.limits.refusal(time.monotonic() - self._began)
-            if refusal is not None:  # test the limits before the wait, not after it
-                raise self._exhausted(refusal)
+            self._check_limits()  # before the wait, not after it
             self._wait(self._pause())
+
+    def _check_limits(self) -> None:
+        refusal = self.limits.refusal(time.monotonic() - self._began)
+        if refusal is not None:
+            raise self._exhausted(refusal)
+
+    def _instructed(self, task_id: str) -> str:
+        """With ``--subscribe-to-msgsvc``: wait for the message that asks for a job, and return the task it names."""
+        if self.ctx.instructions is None:
+            return task_id
+        self.say("waiting for an instruction of the message broker")
+        self._told = self.ctx.instructions.wait()
+        self._check_stop()  # that may have taken hours
+        self._check_limits()
+        return task_id if self._told is None else self._told.task
 
     def _exhausted(self, refusal: str) -> Exception:
         if self.limits.unreachable and not self.limits.jobs:
@@ -287,7 +305,8 @@ class JobFetcher(Component):
             working_group=options.working_group, country_group=options.country_group,
             allow_other_country=options.allow_other_country, job_type=options.jobtype,
             prod_user_id=self._own_dn() if options.job_label == "self" else "",
-            task_id=int(task_id) if task_id.isdigit() else None, resource_type=options.resource_type,
+            task_id=int(task_id) if task_id.isdigit() else None,
+            via_topic=self._told is not None and options.allow_same_user, resource_type=options.resource_type,
             harvester_id=environ.get("HARVESTER_ID", ""), worker_id=environ.get("HARVESTER_WORKER_ID", ""))
 
     def _own_dn(self) -> str:

@@ -62,11 +62,17 @@ def run(ctx: PilotContext) -> None:
     for component in components:
         component.start()
     _look_for_signals(ctx)
+    if ctx.options.subscribe_to_msgsvc:
+        from pilot.control.instructions import listen
+
+        ctx.instructions = listen(ctx)
     job.begin()
     deliver_leftovers(ctx)
     start_background(ctx)
     ctx.transfers.start()
     _wait(ctx)
+    if ctx.instructions is not None:
+        ctx.instructions.close()
     _drain(ctx)
     _drain_traces(ctx)
     ctx.road.monitor.close(ctx.shutdown.remaining(float("inf")))

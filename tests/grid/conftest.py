@@ -14,6 +14,7 @@ import pytest
 
 from pilot.util.helper import HelperPool
 from tests.disks import small_disk  # noqa: F401 - a fixture
+from tests.grid.testbed.activemq import ActiveMQ
 from tests.grid.testbed.gcs import Gcs
 from tests.grid.testbed.names import use_local_names
 from tests.grid.testbed.pki import Pki
@@ -86,6 +87,12 @@ def s3(testbed: Testbed) -> S3:
 def gcs(testbed: Testbed) -> Gcs:
     """Google Cloud Storage, imitated."""
     return required(lambda: testbed.gcs)
+
+
+@pytest.fixture(scope="session")
+def activemq(testbed: Testbed) -> ActiveMQ:
+    """Message broker."""
+    return required(lambda: testbed.activemq)
 
 
 @pytest.fixture(scope="session")

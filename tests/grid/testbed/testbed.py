@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, TypeVar
 
+from tests.grid.testbed.activemq import ActiveMQ
 from tests.grid.testbed.gcs import Gcs
 from tests.grid.testbed.pki import Pki
 from tests.grid.testbed.postgres import Postgres
@@ -83,6 +84,11 @@ class Testbed:
         return self._get("stomp", lambda place: Stomp(place, self.bound))
 
     @property
+    def activemq(self) -> ActiveMQ:
+        """Message broker."""
+        return self._get("activemq", lambda place: ActiveMQ(place, self.bound))
+
+    @property
     def rucio(self) -> Rucio:
         """Data management, on all of the above but the object stores."""
         needed = (self.postgres, self.stomp, self.pki, self.xrootd, self.xrootd_gsi)
@@ -119,4 +125,4 @@ class Testbed:
         return service
 
 
-NAMES = ("pki", "xrootd", "xrootd_gsi", "s3", "postgres", "stomp", "rucio")
+NAMES = ("pki", "xrootd", "xrootd_gsi", "s3", "postgres", "stomp", "activemq", "rucio")
