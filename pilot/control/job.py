@@ -198,6 +198,10 @@ class JobComponent(Component):
             os.environ[key] = value
         good = self._make_workdir(job)
         self._note_job_id(job)
+        if "_CONDOR_JOB_AD" in self.ctx.environ:
+            from pilot.control.condor import tell_condor
+
+            tell_condor(self.ctx, job)
         for code, text in [*job.defects, *self._objections(job)]:
             add_error(self.ctx, job, code, text)
             good = False

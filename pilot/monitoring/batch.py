@@ -23,6 +23,7 @@ _VARIABLES = (
 )
 _GLOBAL_JOB_ID = re.compile(r'^\s*GlobalJobId\s*=\s*"([^"]*)"', re.MULTILINE | re.IGNORECASE)
 _AD_LIMIT = 1 << 20
+_SHORT_ID = 31
 
 
 class BatchSystem(NamedTuple):
@@ -43,8 +44,16 @@ def find_batch_system(environ: Mapping[str, str]) -> BatchSystem:
     return BatchSystem("Condor", identity) if (identity := condor_job_id(environ)) else BatchSystem()
 
 
+def condor_short_id(environ: Mapping[str, str]) -> str:
+    """Return the variable HTCondor_Job_ID: ``<host>_<process>_<jobid>``, its last 31 characters; '' without a ClassAd.
+
+    These are the three parts of GlobalJobId, between ``#`` there: 31 characters is what a monitor's column holds.
+    """
+    return condor_job_id(environ).replace("#", "_")[-_SHORT_ID:]
+
+
 def condor_job_id(environ: Mapping[str, str]) -> str:
-    """Return GlobalJobId of ``$_CONDOR_JOB_AD`` (exported as HTCondor_Job_ID), empty when there is none."""
+    """Return GlobalJobId of ``$_CONDOR_JOB_AD``, empty when there is none."""
     path = environ.get("_CONDOR_JOB_AD", "")
     if not path or not os.path.isfile(path):
         return ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import signal
 import sys
 from typing import Any, Dict, List
 
@@ -92,6 +93,7 @@ def _gpu(library: Any, index: int) -> Dict[str, Any]:
 
 
 if __name__ == "__main__":
+    signal.alarm(30)  # also when the pilot is gone
     try:
         json.dump(look(), sys.stdout)
     except (OSError, ValueError) as exc:

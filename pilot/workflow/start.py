@@ -23,7 +23,7 @@ from pilot.control.shutdown import Shutdown, SignalArrived
 from pilot.info.config import SourceConfig
 from pilot.info.infoservice import InfoService
 from pilot.info.queuedata import QueueData
-from pilot.monitoring.batch import find_batch_system
+from pilot.monitoring.batch import condor_short_id, find_batch_system
 from pilot.monitoring.node import NodeDescription
 from pilot.option_rules import canonical_workflow, is_harvester_mode, server_base_url, traces_wanted
 from pilot.options import Options
@@ -40,7 +40,7 @@ from pilot.util.logs import log_banner, redirect_stdout, setup_logging
 from pilot.util.redact import redact
 from pilot.util.removal import remove_tree
 from pilot.version import PILOT_VERSION
-from pilot.workflow.atstart import check_cvmfs
+from pilot.workflow.atstart import check_cvmfs, look_at_node
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +148,8 @@ def _export_environment(options: Options, home: Path, launch_dir: Path) -> None:
         values["PILOT_OUTPUT_DIR"] = options.output_dir
     if options.storagedata_url:
         values["STORAGEDATA_SERVER_URL"] = options.storagedata_url
+    if "_CONDOR_JOB_AD" in os.environ and (condor := condor_short_id(os.environ)):
+        values["HTCondor_Job_ID"] = condor
     os.environ.update(values)
     os.environ.setdefault("PILOT_SOURCE_DIR", str(launch_dir))
 
@@ -206,6 +208,7 @@ def _connect(ctx: PilotContext) -> None:
     ctx.queue = _load_queue(ctx)
     ctx.store.set_server(ctx.token, options.queue, base_url)
     _apply_queue(ctx)
+    look_at_node(ctx)
 
 
 def _load_queue(ctx: PilotContext) -> QueueData:
@@ -287,6 +290,10 @@ def _leave(ctx: PilotContext) -> int:
     _send_worker_status(ctx, "finished", wait=min(5.0, ctx.shutdown.remaining(5.0)))
     left = ctx.store.unacknowledged()
     code = _exit_code(ctx, left)
+    if "_CONDOR_JOB_AD" in ctx.environ:
+        from pilot.control.condor import leave_condor
+
+        leave_condor(ctx)
     traces = ctx.store.waiting_traces()
     ctx.store.end(ctx.token, code)
     ctx.store.close()

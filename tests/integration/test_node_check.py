@@ -8,12 +8,11 @@ import socket
 import subprocess
 import threading
 import time
-from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 import pytest
+from datedserver import DatedServer
 from deadmount import DeadMount
 from harness import PILOT, PYTHON, Farm
 
@@ -88,33 +87,16 @@ def test_the_dialect_that_is_asked_for_must_be_there(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def dated() -> Iterator[ThreadingHTTPServer]:
-    """A server that answers as a living PanDA server would, an hour off (``offset``)."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = b'{"success": true, "message": "", "data": null}'
-            self.send_response_only(200)
-            self.send_header("Date", formatdate(time.time() + self.server.offset, usegmt=True))
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.offset = 0.0
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+def dated() -> Iterator[DatedServer]:
+    server = DatedServer()
     yield server
-    server.shutdown()
-    server.server_close()
+    server.close()
 
 
 @pytest.mark.parametrize(("offset", "words"), [(-3600.0, "60 min ahead of"), (9000.0, "2.5 h behind")])
-def test_a_wrong_clock(farm: Farm, dated: ThreadingHTTPServer, offset: float, words: str) -> None:
+def test_a_wrong_clock(farm: Farm, dated: DatedServer, offset: float, words: str) -> None:
     dated.offset = offset
-    answer = check(farm, "-p", str(dated.server_address[1]))
+    answer = check(farm, "-p", str(dated.port))
     assert answer.rows["clock"]["status"] == "warn" and "chronyd" in answer.rows["clock"]["cure"]
     assert abs(float(answer.rows["clock"]["found"].split()[0]) - float(words.split()[0])) <= 1
     assert words.split(maxsplit=2)[2] in answer.rows["clock"]["found"]

@@ -13,12 +13,10 @@ from typing import Optional
 
 from pilot.monitoring.memory import available_memory, memory_limit
 from pilot.util.space import free_space, pod_storage_limit
+from pilot.workflow.atstart import FEW_FILES, FEW_INODES, FEW_PROCESSES, NO_INODES
 from pilot.workflow.checks.base import Finding, Scene, fail, ok, size, skip, span, warn
 
 _MB = 1024 * 1024
-_FEW_INODES = 10_000
-_FEW_FILES = 1024
-_FEW_PROCESSES = 512
 _PR_GET_CHILD_SUBREAPER = 37
 
 
@@ -105,9 +103,9 @@ def inodes(scene: Scene) -> Iterator[Finding]:
         return
     found = f"{status.f_favail} of {status.f_files} left in {scene.here}"
     cure = "remove small files there, or give another directory with -a"
-    if status.f_favail < 100:
+    if status.f_favail < NO_INODES:
         yield fail("inodes", 1098, found, cure)
-    elif status.f_favail < _FEW_INODES:
+    elif status.f_favail < FEW_INODES:
         yield warn("inodes", found, cure)
     else:
         yield ok("inodes", found)
@@ -134,8 +132,8 @@ def memory(scene: Scene) -> Iterator[Finding]:
 def limits(scene: Scene) -> Iterator[Finding]:
     """Limits of the shell (ulimit) that have cost jobs."""
     shown, low = [], []
-    for label, number, least in (("open files", resource.RLIMIT_NOFILE, _FEW_FILES),
-                                 ("processes", resource.RLIMIT_NPROC, _FEW_PROCESSES)):
+    for label, number, least in (("open files", resource.RLIMIT_NOFILE, FEW_FILES),
+                                 ("processes", resource.RLIMIT_NPROC, FEW_PROCESSES)):
         soft, hard = resource.getrlimit(number)
         shown.append(f"{label} {_limit(soft)}" + (f" (hard {_limit(hard)})" if hard != soft else ""))
         if 0 <= soft < least:
