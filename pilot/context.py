@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Optional
 
+from pilot.monitoring.pulse import Pulse
 from pilot.panda.keypairs import KeyPairs
 from pilot.util.cancel import CancelToken
 from pilot.util.helper import HelperPool
@@ -63,6 +64,8 @@ class PilotContext:
     credentials: Optional[Credentials] = None
     server: Optional[PandaServer] = None
     """None with ``-z``: the pilot then never talks to the server."""
+    pulse: Pulse = field(default_factory=lambda: Pulse(600.0))
+    """Knows of suspensions of the pilot."""
     key_pairs: KeyPairs = field(default_factory=KeyPairs)
     """Keys of object stores."""
     info: InfoService = field(init=False)

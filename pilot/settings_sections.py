@@ -71,11 +71,12 @@ class PilotSection(Section):
     maximum_output_file_size: int = _key("largest output file", "bytes", minimum=1)
     maximum_input_file_sizes: int = _key("sum of the input files when the queue has no maxwdir", "bytes", minimum=1)
     local_size_limit_stdout: int = _key("largest payload stdout", "kB", minimum=1)
-    looping_verification_time: int = _key("between looping checks", "s", minimum=1)
-    looping_limit_default: int = _key("without a touched file = looping, where nothing nearer says so", "s", minimum=1)
+    looping_verification_time: int = _key("from a payload's start to the first looping check", "s", minimum=1)
+    looping_limit_default: int = _key("without a changed file = looping, where limits.looping_* are 0", "s", minimum=1)
     looping_limit_min_default: int = _key("lower bound of any looping limit", "s", minimum=1)
     kill_instruction_time: int = _key("between looks for the kill file", "s", minimum=1)
-    kill_instruction_filename: str = _key("file in PILOT_HOME that makes the pilot abort the payload")
+    kill_instruction_filename: str = _key(
+        "file in PILOT_HOME that makes the pilot end the payload; the job counts as finished; empty = none does")
     proxy_verification_time: int = _key("between proxy checks", "s", minimum=1)
     payload_proxy_from_server: bool = _key("download a payload proxy from PanDA for user jobs")
     disk_space_verification_time: int = _key("between disk space checks", "s", minimum=1)
@@ -83,7 +84,7 @@ class PilotSection(Section):
     process_verification_time: int = _key("between process count checks", "s", minimum=1)
     thread_check: int = _key("between checks of the pilot's threads", "s", minimum=1)
     cpu_check: int = _key("between log lines on the pilot's own CPU use", "s", minimum=1)
-    timing_file: str = _key("timing file")
+    timing_file: str = _key("timing file (the PilotDB has the times)")
     redundant: str = _key("site list of patterns left out of the log archive; ATLAS_SW_BASE replaces /cvmfs")
     utility_after_payload_started: str = _key(
         "MemoryMonitor: prmon, else the pilot's own sampler, writes its files; empty = none does")
@@ -95,7 +96,8 @@ class PilotSection(Section):
     remotefileverification_instant: str = _key("unbuffered copy of that log")
     base_trace_report: str = _key("stored trace for direct access")
     pandasecrets: str = _key("user secrets of the job, in the job directory, mode 0600, never archived")
-    checks: tuple[str, ...] = _key("job-independent checks that run; empty = all")
+    checks: tuple[str, ...] = _key(
+        "what the pilot looks after beside its jobs: pilot_heartbeat, threads, cpu_usage, proxy ...; empty = all")
     enable_delay_to_get_job: bool = _key("ask for no job while the machine's load is too high")
     load_factor: float = _key("too high: 1-minute load above cores times this", minimum=0)
 
@@ -263,8 +265,11 @@ class ShutdownSection(Section):
 class LimitsSection(Section):
     """Limits of a job that no queue or job parameter sets."""
 
-    looping_analysis: int = _key("without activity = looping, analysis jobs", "s", minimum=1)
-    looping_production: int = _key("without activity = looping, production jobs", "s", minimum=1)
+    looping_analysis: int = _key(
+        "without a changed file = looping, analysis jobs; 0 = pilot.looping_limit_default", "s", minimum=0)
+    looping_production: int = _key(
+        "without a changed file = looping, production jobs; 0 = pilot.looping_limit_default", "s", minimum=0)
+    looping_cpu_stretch: float = _key("factor on the looping limit of a payload that uses CPU", minimum=1)
     log_archive_max_file: int = _key("largest single file that goes into the log archive", "bytes", minimum=0)
     reserve_space: int = _key("free local space kept beyond inputs and expected outputs", "bytes", minimum=0)
     cvmfs_time: float = _key("that the look at CVMFS before the first job may take", "s", minimum=1)
@@ -290,6 +295,13 @@ class MonitorSection(Section):
     """Sampling of the payload."""
 
     cpu_interval: float = _key("between CPU samples of the payload", "s", minimum=1)
+    looping_core: bool = _key("a core file of a looping payload goes into its log archive, if it is not too large")
+    gdb_time: float = _key("for gdb's look into a looping payload; 0 = no such look", "s", minimum=0)
+    suspension: float = _key("without a beat of the pilot's pulse = it was suspended", "s", minimum=1)
+    step_time: float = _key(
+        "that a step of the pilot may take (validation, set-up, clean-up ...) before it counts as stuck", "s", minimum=1)
+    call_time: float = _key(
+        "the same for the monitor, and beyond its time-outs for a call of the server", "s", minimum=1)
     benchmark_fraction: float = _key("part of the jobs (0 to 1) that run the benchmark suite beside them", minimum=0)
     benchmark_url: str = _key("collector of benchmark results; empty = they only go into the job report")
 
@@ -329,18 +341,13 @@ WITHOUT_EFFECT: frozenset[str] = frozenset(
     f"{section}.{key}"
     for section, keys in {
         "pilot":
-            "pilot_heartbeat pilot_heartbeat_file "
             "maximum_input_file_sizes "
-            "looping_verification_time looping_limit_default "
-            "looping_limit_min_default kill_instruction_time kill_instruction_filename "
-            "proxy_verification_time "
-            "thread_check cpu_check timing_file "
+            "proxy_verification_time timing_file "
             "redundant http_connect_timeout update_sleep "
             "remotefileverification_instant "
-            "base_trace_report checks",
+            "base_trace_report",
         "harvester": "job_request_file jobs_list_file workerattributes_file stageoutn_file",
         "hpc": "scratch",
-        "limits": "looping_analysis looping_production",
         "plugins": "resources",
     }.items()
     for key in keys.split()

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EVIDENCE_TIME = 60.0
-"""s that evidence may take before the payload is ended all the same."""
 FIRST_SIZE_LOOK = 5.0
 
 _Check = TypeVar("_Check", ProcessCheck, FileCheck)
@@ -57,18 +55,19 @@ class CheckDesk:
         self._tracker: Optional[WorkdirTracker] = None
         self._rest: Optional[WorkdirTracker] = None
         self._payload_began: Optional[float] = None
+        self._pid = 0
         self._cpu_seconds = 0.0
         self.view: Optional[WorkdirView] = None
         """The newest known, None before the first look; from the lane's thread."""
         self._largest = 0
 
-    def payload_started(self, began: float) -> None:
-        """A payload has started at ``began`` (monotonic s)."""
-        self._payload_began = began
+    def payload_started(self, began: float, pid: int) -> None:
+        """A payload has started at ``began`` (monotonic s), with the process ``pid``."""
+        self._payload_began, self._pid = began, pid
 
     def payload_ended(self) -> None:
         """Its processes are gone."""
-        self._payload_began = None
+        self._payload_began, self._pid = None, 0
 
     def close(self) -> None:
         """The job's tail begins: nothing is checked any more."""
@@ -141,7 +140,7 @@ class CheckDesk:
             began, now = self._payload_began, time.monotonic()
             free = free_space(self._ctx.home, self._ctx.environ, self._used_in_pod())
             look = FileLook(now, time.time(), None if began is None else now - began, self.view, free,
-                            self._cpu_seconds, self._tracker)
+                            self._cpu_seconds, self._tracker, self._pid)
             for check in self._due(self._files):
                 self._take(check, self._ask(check.name, partial(check.look, look)))
 
@@ -203,7 +202,7 @@ class CheckDesk:
 
     def _prove(self, check: Union[ProcessCheck, FileCheck], breach: Breach) -> None:
         try:
-            bounded(lambda: check.evidence(breach), EVIDENCE_TIME, self._token, "evidence")
+            bounded(lambda: check.evidence(breach), check.evidence_time, self._token, "evidence")
         except CancelledError:
             return  # the job has come to its end in the meantime
         except TookTooLong as exc:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pilot.control.heartbeatfile import HeartbeatFile
+
 if TYPE_CHECKING:
     from pilot.context import PilotContext
     from pilot.control.memoryguard import MemoryGuard
@@ -27,17 +29,35 @@ def process_checks(ctx: PilotContext, job: Job, guard: MemoryGuard) -> list[Proc
 def file_checks(ctx: PilotContext, job: Job) -> list[FileCheck]:
     """Return the checks of the job's files, made before the first look at them: they may import what is rare."""
     from pilot.control.diskchecks import disk_checks
+    from pilot.control.loopingcase import LoopingCase
+    from pilot.monitoring.killfile import KillFileCheck
 
-    return [*disk_checks(ctx, job)]
+    pilot = ctx.settings.pilot
+    checks: list[FileCheck] = [*disk_checks(ctx, job)]
+    if pilot.kill_instruction_filename:
+        checks.append(KillFileCheck(ctx.home / pilot.kill_instruction_filename, pilot.kill_instruction_time))
+    if job.looping_check:
+        checks.append(LoopingCase(ctx, job))
+    return checks
 
 
 def workdir_tracker(ctx: PilotContext, job: Job) -> WorkdirTracker:
     """Return what follows the job's directory; which files are signs of life is said here."""
     from pilot.control import diskchecks
+    from pilot.control.loopingcase import job_signs
 
-    return diskchecks.workdir_tracker(ctx, job, counts=lambda path: True)
+    return diskchecks.workdir_tracker(ctx, job, counts=job_signs(ctx, job))
 
 
 def keepers(ctx: PilotContext) -> list[Keeper]:
-    """Return what the pilot looks after, made at its start."""
-    return []
+    """Return what the pilot looks after, made at its start; setting ``pilot.checks`` may name some of them."""
+    pilot = ctx.settings.pilot
+    found: list[Keeper] = [
+        HeartbeatFile(ctx.home / pilot.pilot_heartbeat_file, ctx.pulse, pilot.pilot_heartbeat),
+    ]
+    return [keeper for keeper in found if is_wanted(ctx, keeper.name)]
+
+
+def is_wanted(ctx: PilotContext, name: str) -> bool:
+    """True unless setting ``pilot.checks`` names others only: whole words, an empty list means all."""
+    return not ctx.settings.pilot.checks or name in ctx.settings.pilot.checks

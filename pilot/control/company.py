@@ -62,6 +62,8 @@ class Company:
         self._job = plan.task.job
         self._wakes: queue.SimpleQueue[Union[str, Running]] = queue.SimpleQueue()
         self._beside: list[Running] = []
+        self.reason = ""
+        """Why the payload was ended although the job goes on; '' = it was not."""
         self._searches = 0
         self._next_search: Optional[float] = None
         self._monitor = MemoryMonitor(ctx, plan, child, self._start)
@@ -109,6 +111,7 @@ class Company:
 
     def end_payload(self, reason: str) -> None:
         """Have the payload ended, what it has made counts as its result; from the monitor's thread."""
+        self.reason = reason
         logger.warning("job %s: the payload is to be ended: %s", self._job.jobid, reason)
         self._wakes.put(STOPPED)
 

@@ -51,7 +51,9 @@ def staging_context(ctx: PilotContext, job: Job) -> StagingContext:
         secret_files=(ctx.settings.pilot.pandasecrets, *ctx.secret_files(), *map(str, job.secret_paths)),
         middleware=ctx.experiment.middleware_command,
         redundant_patterns=_redundant_patterns(ctx, job), own_log=job_log_path(job.jobid),
-        payload_logs=(payload.payloadstdout, payload.payloadstderr),
+        payload_logs=(payload.payloadstdout, payload.payloadstderr), archive_extras=(
+            ctx.settings.pilot.pilotlog, ctx.settings.pilot.pilot_heartbeat_file, ctx.settings.workernode.map,
+            ctx.settings.workernode.gpu_map),
         # of two jobs the pilot's own environment names the one that came last
         environ={**os.environ, "PANDAID": job.jobid, "PanDA_TaskID": job.taskid, **job.testing_versions,
                  **job.variables, **payloadproxy.dispatch(job)})

@@ -92,6 +92,9 @@ def use_report(ctx: PilotContext, job: Job, taken: TakenReport) -> None:
     job.metadata = _with_nodes(ctx, ctx.experiment.metadata(job, _metadata(ctx, job, taken, xml)))
     if job.exit_code != 0 or job.errors:
         return
+    if job.payload_stopped:  # in the middle of its work: neither a report nor what it says of outputs is demanded
+        job.exe_error_code, job.exe_error_diag = 0, ""
+        return
     if problem and data is None:  # beside a report it is only counted from: not to know a number fails nothing
         add_error(ctx, job, 1247, problem)
     elif policy.required and data is None and xml is None:

@@ -219,7 +219,7 @@ class MonitorComponent(Component):
             update = heartbeat_message(self.ctx, watch.view, "running", stdout=self._debug_stdout(watch))
             self.ctx.reporter.post(job.jobid, update, final=False)
         if watch.checks is not None:
-            watch.checks.payload_started(started.child.started)
+            watch.checks.payload_started(started.child.started, started.child.pid)
             self._timers.after(FIRST_SIZE_LOOK, f"{job.jobid}:sample:files", watch.checks.look_at_files)
         self._schedule_sample(watch)
         for seconds in _FIRST_LOOKS:  # at the memory: most payloads are at their final size soon, some end soon

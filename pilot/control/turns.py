@@ -78,7 +78,7 @@ class Turns:
             status = self._instead(plan, steps) if self._horovod else self._payload(plan, steps)
             if status.code != 0 or self.job.cancel.cancelled or not self._postprocess(plan, steps.get("postprocess")):
                 break
-            if not self.job.is_hpo or self._horovod or "preprocess" not in steps:
+            if not self.job.is_hpo or self._horovod or "preprocess" not in steps or self.job.payload_stopped:
                 break
         return status
 
@@ -172,11 +172,14 @@ class Turns:
             company.start(steps.get("coprocess"))
             why = company.wait()
             if why != ENDED:
-                self._end(child)
+                self._end(child, company.reason if why == STOPPED else job.cancel.reason)
             status = child.wait(None)
             assert status is not None
-            if why == STOPPED:
-                status = status._replace(code=0, signal=0)  # what it has made is its result
+            if why == STOPPED and not job.cancel.cancelled:
+                logger.info("job %s: the payload has ended with exit code %d as it was asked to: what it has made is"
+                            " its result", job.jobid, status.code)
+                status = status._replace(code=0, signal=0)
+                job.payload_stopped = True
             elapsed = time.monotonic() - child.started
             end_leftovers(child, f"job {job.jobid}: the payload")
         except CancelledError:
@@ -202,15 +205,17 @@ class Turns:
         self.job.exit_code = code
         return ExitStatus(code, 0, 0.0, 0.0, 0)
 
-    def _end(self, child: Child) -> None:
+    def _end(self, child: Child, reason: str) -> None:
         """End the whole tree: TERM, grace, KILL, within what the pilot's own deadline leaves."""
         job = self.job
-        self._say(f"job {job.jobid}: ending the payload ({job.cancel.reason})")
-        logger.info("job %s: ending the payload: %s", job.jobid, job.cancel.reason)
+        self._say(f"job {job.jobid}: ending the payload ({reason})")
+        logger.info("job %s: ending the payload: %s", job.jobid, reason)
         report = child.kill_tree(stop_grace(self.ctx), None)
         if child.running and report.left:
             logger.critical("job %s: %d processes of the payload cannot be killed", job.jobid, report.left)
-            raise CancelledError(job.cancel.reason, code=job.cancel.code)
+            if not job.cancel.cancelled:
+                raise PilotException(f"{report.left} processes of the payload cannot be killed ({reason})", code=1317)
+            raise CancelledError(reason, code=job.cancel.code)
 
     def _account(self, child: Child, status: ExitStatus, elapsed: float) -> None:
         job = self.job

@@ -44,7 +44,7 @@ def judge(ctx: PilotContext, job: Job, status: ExitStatus) -> None:
         oom=status.oom, killed_by_pilot=aborted, error_file=payload.error_report, core_dumps=dumps,
         kernel_words=_kernel_words(status), report=job.report if taken.policy.judges else None,
         max_memory_kb=_most_memory(ctx, job), memory_limit_kb=(memory_limit() or 0) // 1024)
-    for finding in diagnose(job, status, stdout, stderr, evidence, _own_rules(ctx, job)):
+    for finding in () if job.payload_stopped else diagnose(job, status, stdout, stderr, evidence, _own_rules(ctx, job)):
         if not aborted:
             add_error(ctx, job, finding.code, finding.text, rank=finding.rank, who=finding.who, retry=finding.retry,
                       evidence=finding.evidence)

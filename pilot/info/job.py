@@ -157,6 +157,8 @@ class Job:
     """A file of it was moved, or tried to be."""
     keep_workdir: bool = False
     """True once the server said ``nocleanup``."""
+    payload_stopped: bool = False
+    """The payload was ended by order of somebody outside (kill file): what it has made is its result."""
     needs_payload_proxy: bool = False
     """The payload must not run with the pilot's proxy."""
     payload_proxy: Optional[Path] = None

@@ -74,6 +74,8 @@ class FileLook(NamedTuple):
     tracker: Optional[WorkdirTracker] = None
     """For a check that is about to judge: ``tracker.walk()`` looks at every file, where ``view`` may be 10 min old
     for files that seldom change (``view.walked``)."""
+    pid: int = 0
+    """Of the payload's first process; 0 while none runs."""
 
 
 class Blind(Exception):
@@ -86,6 +88,8 @@ class ProcessCheck:
     name = ""
     period = 60.0
     """s between two looks at least; 0 = at each sample."""
+    evidence_time = 60.0
+    """s that evidence may take before the payload is ended all the same."""
 
     def look(self, look: Look) -> Optional[Breach]:
         """Return the breach, None while all is well.
@@ -106,6 +110,8 @@ class FileCheck:
     name = ""
     period = 60.0
     """s between two looks at least."""
+    evidence_time = 60.0
+    """s that evidence may take before the payload is ended all the same."""
 
     def look(self, look: FileLook) -> Optional[Breach]:
         """Return the breach, None while all is well.

@@ -182,14 +182,14 @@ def _names(info: ProcInfo) -> set[str]:
 
 
 def _check_space(target: ProcInfo, place: DebugPlace) -> None:
-    need, free = _core_size(target.pid), free_space(place.workdir, place.environ)
+    need, free = core_size(target.pid), free_space(place.workdir, place.environ)
     if free is not None and need + place.reserve > free:
         raise DebugCommandRefused(
             f"gdb: no core file of process {target.pid}: it would need up to {need} B, and of {free} B free"
             f" {place.reserve} B have to stay free (setting pilot.free_space_limit)")
 
 
-def _core_size(pid: int) -> int:
+def core_size(pid: int) -> int:
     """Return the most that gdb may write: readable private memory, and shared memory without a file."""
     total = 0
     try:

@@ -71,7 +71,7 @@ def end_processes(
     for info in left:
         logger.warning(
             "cannot end process %d (%s): state %s, waits in %s", info.pid, info.comm, info.state,
-            _wait_channel(info.pid)
+            wait_channel(info.pid)
         )
     return KillReport(len(seen), len(killed | by_group), len(left))
 
@@ -154,7 +154,7 @@ def wait_gone(processes: Sequence[ProcInfo], until: float) -> None:
             os.close(handle)
 
 
-def _wait_channel(pid: int) -> str:
+def wait_channel(pid: int) -> str:
     """Return the kernel function that the process waits in, for the log."""
     try:
         with open(f"/proc/{pid}/wchan", encoding="ascii", errors="replace") as stream:

@@ -53,7 +53,9 @@ class Experiment:
     ``pilot.ssl_verify``."""
 
     looping_exclusions: Sequence[str] = ()
-    """Parts of paths, relative to the job work directory, of files that are no sign of life of a payload."""
+    """Patterns (``fnmatch``) for the path below the job's directory, or its last part, of files that change although a
+    payload does nothing: logs of monitors that run beside it. Never broad ones like ``*.py``: what no pattern hides
+    keeps a looping payload alive for one limit, what one hides too much kills a good one."""
 
     def sanity_check(self) -> tuple[int, str]:
         """Called once before the first job; (pilot error code, text), code 0 = all is well."""

@@ -25,6 +25,7 @@ from pilot.info.infoservice import InfoService
 from pilot.info.queuedata import QueueData
 from pilot.monitoring.batch import condor_short_id, find_batch_system
 from pilot.monitoring.node import NodeDescription
+from pilot.monitoring.pulse import Pulse
 from pilot.option_rules import canonical_workflow, is_harvester_mode, server_base_url, traces_wanted
 from pilot.options import Options
 from pilot.panda.credentials import Credentials
@@ -78,7 +79,7 @@ def run(options: Options, settings: Settings) -> int:
         token=token, experiment=experiment, store=store, lock=lock, supervisor=Supervisor(token),
         node=NodeDescription(environ),
         batch=find_batch_system(environ), harvester=is_harvester_mode(options, environ),
-        kubernetes="K8S_JOB_ID" in environ, started=started,
+        kubernetes="K8S_JOB_ID" in environ, started=started, pulse=Pulse(settings.monitor.suspension),
         helpers=HelperPool(home, tuple(filter(None, [settings.transfers.helper_python]))),
         shutdown=Shutdown(settings.shutdown.pod_deadline if options.pod else settings.shutdown.deadline,
                           kubernetes="K8S_JOB_ID" in environ))

@@ -39,10 +39,8 @@ class Atlas(Experiment):
     sends_worker_node_map = True
     sends_architecture_level = True
     redundant_files = (*PATTERNS, *OTHERS)
-    looping_exclusions = (
-        "workDir", "prmon", "/pilot/", "/pandawnutil", "pilotlog", ".lib.tgz", ".py", "PoolFileCatalog", "setup.sh",
-        "pandaJob", "runjob", "memory_", "mem.", "docs/", "DBRelease-",
-    )
+    # transforms run prmon (formerly MemoryMonitor) beside each of their steps
+    looping_exclusions = ("prmon*", "mem.full.*", "mem.summary.*", "memory_monitor*")
 
     def cvmfs_tree(self, environ: Mapping[str, str]) -> Optional[CvmfsTree]:
         """Releases, ALRB, conditions, nightlies, LCG, unpacked images: what jobs may ask for."""

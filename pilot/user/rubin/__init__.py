@@ -18,7 +18,7 @@ class RubinExperiment(GenericExperiment):
         "pandaserver-doma.cern.ch",
         "pandaserver.cern.ch",
     )
-    looping_exclusions = (*GenericExperiment.looping_exclusions, "memory_")
+    looping_exclusions = (*GenericExperiment.looping_exclusions, "memory_*")
 
     def allow_timefloor(self, submit_mode: str) -> bool:
         """A pushed pilot belongs to its one job."""
