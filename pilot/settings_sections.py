@@ -299,7 +299,7 @@ class MonitorSection(Section):
     gdb_time: float = _key("for gdb's look into a looping payload; 0 = no such look", "s", minimum=0)
     suspension: float = _key("without a beat of the pilot's pulse = it was suspended", "s", minimum=1)
     step_time: float = _key(
-        "that a step of the pilot may take (validation, set-up, clean-up ...) before it counts as stuck", "s", minimum=1)
+        "that a step (validation, set-up, clean-up ...) may take before it counts as stuck", "s", minimum=1)
     call_time: float = _key(
         "the same for the monitor, and beyond its time-outs for a call of the server", "s", minimum=1)
     benchmark_fraction: float = _key("part of the jobs (0 to 1) that run the benchmark suite beside them", minimum=0)

@@ -114,8 +114,9 @@ class LoopingCase(FileCheck):
         job = self._job
         child = next((item for item in self._ctx.supervisor.children() if item.pid == self._pid), None)
         processes = child.descendants() if child is not None else []
-        for what, show in (("processes", lambda: process_table(processes)),
-                           ("files", lambda: file_table(job, self._counts))):
+        tables: tuple[tuple[str, Callable[[], str]], ...] = (
+            ("processes", lambda: process_table(processes)), ("files", lambda: file_table(job, self._counts)))
+        for what, show in tables:
             try:
                 logger.warning("job %s: %s of the looping payload:\n%s", job.jobid, what, show())
             except OSError as exc:  # one piece of evidence less
@@ -139,7 +140,7 @@ class LoopingCase(FileCheck):
         if settings.monitor.looping_core and size <= most:
             words += ["-ex", "generate-core-file"]
         elif settings.monitor.looping_core:
-            logger.warning("job %s: no core file of process %d: it would have up to %d B, and the log archive takes %d B"
+            logger.warning("job %s: no core file of process %d: it would have up to %d B, the log archive takes %d B"
                            " (limits.log_archive_max_file)", job.jobid, target.pid, size, most)
         place = DebugPlace(
             job.workdir, self._ctx.supervisor, self._ctx.environ, child, job.cancel,

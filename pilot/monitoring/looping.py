@@ -4,8 +4,8 @@
 
     a file was changed ────────────────────────────► alive: the clock begins again
     none for the limit, CPU < 1 % of its cores ────► looping, at the limit
-    none for the limit, CPU is used ───────────────► an endless loop looks like that, too: looping at the limit x stretch,
-                                                     or when the pilot has to leave, whichever comes first
+    none for the limit, CPU is used ───────────────► an endless loop looks like that, too: looping at limit x stretch, or
+                                                     when the pilot has to leave, whichever comes first
 
 All times are of the monotonic clock: a node's clock that is set does not change what has happened, and time in which
 the pilot was suspended (and its payload with it) does not count. Source: control and monitoring document 7.11.
@@ -159,8 +159,8 @@ def describe(idle: Idleness, limit: LoopingLimit, newest: str, age: float, files
     """
     stretched = f", x {idle.allowed / limit.seconds:.1f} as CPU is used" if idle.busy else ""
     last = f"newest of {files}: {newest}, {age:.0f} s old" if newest else f"none of {files} was written by it"
-    return (f"no file changed for {idle.seconds:.0f} s (limit {limit.seconds:.0f} s{stretched}; {limit.origin}); {last};"
-            f" CPU {idle.cpu:.1f} s in {idle.window:.0f} s on {cores} core{'s' if cores > 1 else ''}")
+    return (f"no file changed for {idle.seconds:.0f} s (limit {limit.seconds:.0f} s{stretched}; {limit.origin}); "
+            f"{last}; CPU {idle.cpu:.1f} s in {idle.window:.0f} s on {cores} core{'s' if cores > 1 else ''}")
 
 
 # --- signs of life ----------------------------------------------------------------------------------------------------
