@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,11 @@ from pilot.control.lifecycle import Event
 from pilot.control.messages import StageIn, StageOut
 from pilot.control.shutdown import StopReason
 from pilot.control.utilities import after_payload, before_stagein
+from pilot.info.filespec import FileSpec
 from pilot.info.job import Job
-from pilot.staging.context import StagingContext
-from pilot.staging.joblog import create_log_archive
+from pilot.staging.context import StagingContext, TransferRecord
+from pilot.staging.group import transfer_timeout
+from pilot.staging.joblog import ARCHIVE_TIME, create_log_archive
 from pilot.staging.outputs import prepare_outputs
 from pilot.staging.stagein import stage_in
 from pilot.staging.stageout import stage_out
@@ -92,6 +95,23 @@ def shortened(text: str, room: int) -> str:
     return f"{text[:head]}...{text[len(text) - (room - head - 3):]}"
 
 
+def times_of(ctx: PilotContext, files: Sequence[FileSpec]) -> float:
+    """Return the seconds that transfers of these files may take, one after the other: each has a limit of its own."""
+    base = ctx.settings.transfers.stagein_timeout_base
+    return sum(transfer_timeout(base, max(spec.filesize, 0)) for spec in files)
+
+
+def coming_on(component: Component, context: StagingContext) -> StagingContext:
+    """Return the same surroundings; each attempt that ends, well or not, begins the component's step anew."""
+    record = context.record
+
+    def recorded(attempt: TransferRecord) -> None:
+        record(attempt)
+        component.allow(component.step_limit)
+
+    return replace(context, record=recorded)
+
+
 class StageInLane(Component):
     """Moves inputs to the job's directory."""
 
@@ -102,12 +122,12 @@ class StageInLane(Component):
         if not isinstance(message, StageIn):
             raise TypeError(f"unexpected message {message!r}")
         job = message.job
-        self.say(f"job {job.jobid}: {len(job.indata)} files")
+        self.say(f"job {job.jobid}: {len(job.indata)} files", self.step_time() + times_of(self.ctx, job.indata))
         job.timing.mark("stagein")
         try:
             job.cancel.check()
             before_stagein(self.ctx, job)
-            stage_in(job, staging_context(self.ctx, job), job.cancel)
+            stage_in(job, coming_on(self, staging_context(self.ctx, job)), job.cancel)
         except CancelledError:
             event = Event.STAGEIN_FAILED  # why is in the error list already
         except (PilotException, OSError) as exc:
@@ -149,7 +169,7 @@ class StageOutLane(Component):
 
             make_room(self.ctx, job)
         job.timing.mark("stageout")
-        context = staging_context(self.ctx, job)
+        context = coming_on(self, staging_context(self.ctx, job))
         with self.ctx.helpers.session():  # outputs and log share the helper processes
             outputs_left = self._outputs(job, context) if message.outputs else True
             job.timing.stop("stageout")
@@ -174,7 +194,7 @@ class StageOutLane(Component):
         return replace(context, environ=environ)
 
     def _outputs(self, job: Job, context: StagingContext) -> bool:
-        self.say(f"job {job.jobid}: {len(job.outdata)} outputs")
+        self.say(f"job {job.jobid}: {len(job.outdata)} outputs", self.step_time() + times_of(self.ctx, job.outdata))
         try:
             job.cancel.check()
             prepare_outputs(job, context)
@@ -200,7 +220,7 @@ class StageOutLane(Component):
         token = track.tail if track is not None else CancelToken()
         if not job.logdata:
             return True
-        self.say(f"job {job.jobid}: log")
+        self.say(f"job {job.jobid}: log", self.step_time() + ARCHIVE_TIME + times_of(self.ctx, job.logdata))
         job.timing.mark("log")
         write_error_file(job)
         try:

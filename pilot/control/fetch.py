@@ -199,7 +199,7 @@ class JobFetcher(Component):
         return False
 
     def _wait(self, seconds: float) -> None:
-        self.say(f"waiting {seconds:.0f} s before the next attempt")
+        self.say(f"waiting {seconds:.0f} s before the next attempt", seconds + self.step_time())
         logger.info("next attempt to get a job in %.1f s", seconds)
         self.ctx.shutdown.stopping.wait(min(seconds, max(0.0, self.ctx.leave_by - time.monotonic())))
 
@@ -272,7 +272,7 @@ class JobFetcher(Component):
         limit = time.monotonic() + settings.start_patience
         doubtful = 0
         while True:
-            self.say("asking the server for a job")
+            self.say("asking the server for a job", self._call_time())
             try:
                 return server.acquire_jobs(request)
             except TransportError as exc:
@@ -288,8 +288,14 @@ class JobFetcher(Component):
                     logger.error("the PanDA server could not be reached within %.0f s (server.start_patience)",
                                  settings.start_patience)
                     return None
+                self.say(f"waiting {pause:.0f} s for the server", pause + self.step_time())
                 if self.ctx.shutdown.stopping.wait(pause):
                     raise _Stopped(self.ctx.shutdown.stopping.reason) from exc
+
+    def _call_time(self) -> float:
+        """Seconds that a call of the server may take: in both dialects, and once more after a lost connection."""
+        settings = self.ctx.settings
+        return 4 * (settings.server.connect_timeout + settings.server.read_timeout) + settings.monitor.call_time
 
     def _request(self, task_id: str) -> JobRequest:
         ctx, options, environ = self.ctx, self.ctx.options, self.ctx.environ

@@ -340,6 +340,7 @@ class JobComponent(Component):
         self.ctx.road.monitor.post(JobGone(job.jobid))
         os.environ["SERVER_UPDATE"] = "UPDATING_FINAL"
         message = final_message(self.ctx, job, finished)
+        self.ctx.road.check_thread()  # hooks of the experiment have been called: has it taken too long?
         if self.ctx.server is None and self.ctx.settings.jobs.output_files_xml:
             write_output_files(job, self.ctx.home)  # before the report: who finds that one takes the job for done
         self.ctx.reporter.post(job.jobid, message, final=True)

@@ -73,7 +73,7 @@ class LoopingCase(FileCheck):
             leave_by=lambda: ctx.leave_by)
         self.period = min(60.0, after)  # between two verdicts; what was seen in between is in the look
         self.evidence_time = _SPARE + settings.monitor.gdb_time
-        self._suspended = ctx.pulse.suspended
+        self._suspended: Optional[float] = None
         self._counts = job_signs(ctx, job)
         self._pid = 0
         ctx.store.set_limit(job.jobid, Limit("looping", self._limit.seconds, "s", self._limit.origin))
@@ -98,6 +98,8 @@ class LoopingCase(FileCheck):
     def _against(self, look: FileLook) -> Optional[Idleness]:
         self._ctx.pulse.beat()
         suspended = self._ctx.pulse.read()
+        if self._suspended is None:  # this check is made some time after the payload's start
+            self._suspended = self._ctx.pulse.suspended_before(look.now - (look.elapsed or 0.0))
         idle = self._rule.look(look, suspended - self._suspended)
         self._suspended = suspended
         return idle

@@ -116,6 +116,10 @@ class MonitorComponent(Component):
 
     # --- inbox --------------------------------------------------------------------------------------------------------
 
+    def step_time(self) -> float:
+        """It never waits for anything."""
+        return float(self.ctx.settings.monitor.call_time)
+
     def next_timeout(self) -> Optional[float]:
         """Seconds until the next timer."""
         return self._timers.next_in()

@@ -57,7 +57,7 @@ class PayloadComponent(Component):
 
     def _run_job(self, job: Job) -> Event:
         """Plan the payload, run its turns, judge the last one."""
-        self.say(f"job {job.jobid}: setup")
+        self.say(f"job {job.jobid}: setup", self.step_time() + self.ctx.settings.jobs.verify_setup_time)
         job.cancel.check()
         job.timing.mark("setup")
         plan = plan_payload(self.ctx, job)
@@ -70,6 +70,7 @@ class PayloadComponent(Component):
         job.timing.mark("payload")
         status = Turns(self.ctx, job, plan, self.say).run()
         job.timing.stop("payload")
+        self.say(f"job {job.jobid}: diagnosis")
         if not job.preprocess:  # else the span has begun with that
             note_setup_end(self.ctx, plan)
         if status is not None:

@@ -52,6 +52,15 @@ class Track:
     """True once they were ended."""
 
 
+class LeftBehind(SystemExit):
+    """Ends a thread that was stuck and comes back when another one does its work already."""
+
+
+_FAILED_AS = {Stage.RECEIVED: Event.REJECTED, Stage.STAGEIN: Event.STAGEIN_FAILED, Stage.PAYLOAD: Event.PAYLOAD_FAILED,
+              Stage.STAGEOUT: Event.STAGEOUT_FAILED, Stage.CLEANING: Event.CLEANED}
+"""How a stage ends whose component cannot end it itself."""
+
+
 class Road:
     """All jobs between grant and final report. Events may come from any thread; they are applied one by one."""
 
@@ -59,6 +68,7 @@ class Road:
         self._ctx = ctx
         self._lock = threading.RLock()
         self._tracks: dict[str, Track] = {}
+        self._left_behind: set[threading.Thread] = set()
         self.job_component: Component
         self.stagein: Component
         self.stageout: Component
@@ -98,6 +108,7 @@ class Road:
 
     def happened(self, job: Job, event: Event, detail: str = "") -> None:
         """Apply the regular end of a stage and hand the job on."""
+        self.check_thread()
         with self._lock:
             track = self._tracks[job.jobid]
             try:
@@ -127,6 +138,29 @@ class Road:
             logger.warning("job %s: %s in stage %s: what is done may still leave", job_id, text,
                            track.state.stage.value)
         return step in (Step.INTERRUPT, Step.HURRY)
+
+    def take_over(self, job: Job, code: int, text: str) -> None:
+        """End the stage of a job whose component is stuck, as a failure: it goes on through the one tail."""
+        track = self.track(job.jobid)
+        if track is None:
+            return
+        job.cancel.cancel(code, text)
+        event = _FAILED_AS.get(track.state.stage)
+        if event is None:  # the making of its report hangs: the shortest one has to do
+            if job.errors.add(code, text):
+                self._ctx.store.add_error(job.jobid, next(error for error in job.errors if error.code == code))
+            self.drop(job, text)
+        else:
+            self.happened(job, event, text)
+
+    def leave_behind(self, thread: threading.Thread) -> None:
+        """What this thread says no longer counts: another one does its work."""
+        self._left_behind.add(thread)
+
+    def check_thread(self) -> None:
+        """Raise LeftBehind in a thread that was left behind."""
+        if self._left_behind and threading.current_thread() in self._left_behind:
+            raise LeftBehind
 
     def drop(self, job: Job, text: str) -> None:
         """Take a job off the road that cannot be ended in an orderly way, so that it is reported and keeps nobody."""

@@ -165,6 +165,13 @@ class Shutdown:
             logger.info("no further job: %s", reason.text)
             self.stopping.cancel(reason.code, reason.text)
 
+    def fail(self, reason: StopReason) -> None:
+        """The pilot itself is in trouble: what is on the road ends, within the same time as after a signal."""
+        if self.reason is None or not self.reason.signum:
+            self.reason = reason
+        self.stopping.set_deadline(time.monotonic() + self.grace)
+        self.stopping.cancel(reason.code, reason.text)
+
     @property
     def deadline(self) -> Optional[float]:
         """Latest exit in monotonic seconds; None while no signal has come."""

@@ -22,6 +22,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from math import inf
 from typing import TYPE_CHECKING, Callable, Optional
 
 from pilot.common.exception import PilotException
@@ -54,7 +55,7 @@ HOROVOD = "HARVESTER_HOROVOD"
 class Turns:
     """Runs all turns of one job."""
 
-    def __init__(self, ctx: PilotContext, job: Job, plan: PayloadPlan, say: Callable[[str], None]) -> None:
+    def __init__(self, ctx: PilotContext, job: Job, plan: PayloadPlan, say: Callable[..., None]) -> None:
         self.ctx, self.job, self.plan = ctx, job, plan
         self._say = say
         self._horovod = bool(ctx.environ.get(HOROVOD))
@@ -167,7 +168,7 @@ class Turns:
         child = start_payload(self.ctx, plan)
         company = Company(self.ctx, plan, child)
         try:
-            self._say(f"job {job.jobid}: payload runs, process {child.pid}")
+            self._say(f"job {job.jobid}: payload runs, process {child.pid}", inf)
             self.ctx.road.monitor.post(PayloadStarted(job, child, company))
             company.start(steps.get("coprocess"))
             why = company.wait()
@@ -252,5 +253,5 @@ class Turns:
         return True
 
     def _run(self, plan: PayloadPlan, step: UtilityCommand) -> Ended:
-        self._say(f"job {self.job.jobid}: {step.label}")
+        self._say(f"job {self.job.jobid}: {step.label}", inf)  # the limits of the job are its limits
         return run_step(self.ctx, plan, step)

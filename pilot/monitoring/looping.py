@@ -4,8 +4,8 @@
 
     a file was changed ────────────────────────────► alive: the clock begins again
     none for the limit, CPU < 1 % of its cores ────► looping, at the limit
-    none for the limit, CPU is used ───────────────► an endless loop looks like that, too: looping at limit x stretch, or
-                                                     when the pilot has to leave, whichever comes first
+    none for the limit, CPU is used ───────────────► an endless loop looks like that, too: looping at limit x stretch,
+                                                     or when the pilot has to leave, whichever comes first
 
 All times are of the monotonic clock: a node's clock that is set does not change what has happened, and time in which
 the pilot was suspended (and its payload with it) does not count. Source: control and monitoring document 7.11.
@@ -111,7 +111,7 @@ class LoopingRule:
         if self._last < began:  # a payload, or another turn of it
             self._last = began
             self._cpu.clear()
-        elif suspended:
+        if suspended:
             self._last = min(look.now, self._last + suspended)
             self._cpu = deque((at + suspended, cpu) for at, cpu in self._cpu)
         newest = (look.view.newest, look.view.newest_path)

@@ -47,6 +47,7 @@ class Pulse:
         self._longest = 0.0
         self._written = boot()
         self._suspended = 0.0
+        self._history: list[tuple[float, float]] = []
         self._unread = 0.0
 
     def beat(self) -> Standstill:
@@ -60,6 +61,7 @@ class Pulse:
             if total > self.threshold:
                 found = Standstill(gap, total)
                 self._suspended += gap
+                self._history.append((now, gap))
                 self._unread = total
         if found.total:
             logger.warning("the pilot has stood still for %.0f s (%s): it does not count against the job", found.total,
@@ -74,6 +76,11 @@ class Pulse:
         """Monotonic s of all suspensions so far."""
         with self._lock:
             return self._suspended
+
+    def suspended_before(self, moment: float) -> float:
+        """Return the part of ``suspended`` that was over at a time of the monotonic clock."""
+        with self._lock:
+            return sum(gap for at, gap in self._history if at <= moment)
 
     def read(self) -> float:
         """Return ``suspended`` and note that the check that it matters to knows of it now."""

@@ -58,6 +58,12 @@ class Reporter(Protocol):
     def close(self) -> None:
         """End the sender."""
 
+    def trouble(self) -> str:
+        """Return what is wrong with the sender's thread, '' when all is well."""
+
+    def revive(self) -> None:
+        """Send on by a new thread."""
+
 
 class Outbox:
     """The sender of stored messages.
@@ -144,12 +150,33 @@ class Outbox:
 
     # --- the sender --------------------------------------------------------------------------------------------------
 
+    def trouble(self) -> str:
+        """Return what is wrong with the sender: ``has died``, ``is stuck``; '' when all is well."""
+        if self._closed or self._thread.ident is None:
+            return ""
+        if not self._thread.is_alive():
+            return "has died"
+        since, server = self._busy_since, self._settings.server
+        longest = 4 * (server.connect_timeout + server.read_timeout) + self._settings.monitor.call_time
+        return "is stuck" if since is not None and time.monotonic() - since > longest else ""
+
+    def revive(self) -> None:
+        """Send on by a new thread; a stuck one ends when it comes back."""
+        with self._condition:
+            self._busy_since = None
+            self._in_flight.clear()
+            self._waiting = True
+            self._generation += 1
+            self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+            self._thread.start()
+            self._condition.notify_all()
+
     def _run(self) -> None:
         while True:
             with self._condition:
                 while not self._closed and not self._waiting:
                     self._condition.wait()
-                if self._closed:
+                if self._closed or threading.current_thread() is not self._thread:
                     return
                 generation = self._generation
             batch, pause = self._ready()
@@ -159,7 +186,8 @@ class Outbox:
                     self._send(batch)
                 finally:
                     with self._condition:
-                        self._busy_since = None
+                        if threading.current_thread() is self._thread:
+                            self._busy_since = None
                         self._condition.notify_all()
                 continue
             with self._condition:
@@ -330,3 +358,10 @@ class FileReporter:
 
     def close(self) -> None:
         """Nothing runs."""
+
+    def trouble(self) -> str:
+        """There is no sender."""
+        return ""
+
+    def revive(self) -> None:
+        """Nothing to do."""

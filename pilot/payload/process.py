@@ -284,6 +284,17 @@ class Supervisor:
         older = [child for child in candidates if child.start_ticks <= orphan.start]
         return max(older, key=lambda child: (child.running, child.start_ticks), default=None)
 
+    def trouble(self) -> str:
+        """Return ``has died`` when the reaper's thread has, '' when all is well."""
+        thread = self._thread
+        return "has died" if thread is not None and not self._closed and not thread.is_alive() else ""
+
+    def revive(self) -> None:
+        """Collect ended children by a new thread."""
+        with self._lock:
+            self._thread = threading.Thread(target=self._reap, name="reaper", daemon=True)
+            self._thread.start()
+
     # --- the reaper ---------------------------------------------------------------------------------------------------
 
     def _reap(self) -> None:

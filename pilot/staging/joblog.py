@@ -34,6 +34,8 @@ REDUCED_TAIL = 1 << 20
 """Bytes of each file in a reduced archive."""
 REDUCED_TIME = 60.0
 """Seconds for a reduced archive, when the job's own end allows them."""
+ARCHIVE_TIME = 10800.0
+"""Most seconds that a full archive ever gets."""
 _LEAST_TIME = 5.0
 _FULL_SHARE = 0.8
 """Of the time until the token's deadline, for the full archive: the rest is for a reduced one."""
@@ -153,7 +155,7 @@ def time_limit(workdir: Optional[Path]) -> float:
                             if entry.name not in mounts and not entry.is_dir(follow_symlinks=False))
         except OSError:  # the walk will say what is wrong
             total = 0
-    return float(min(30 + 60 + total // 1_000_000 // 5, 10800))
+    return min(30 + 60 + total // 1_000_000 // 5, ARCHIVE_TIME)
 
 
 def _has_workdir(job: Job) -> bool:

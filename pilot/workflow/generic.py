@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
 from functools import partial
@@ -20,6 +21,7 @@ from pilot.control.payload import PayloadComponent
 from pilot.control.road import Road
 from pilot.control.shutdown import SignalArrived, WorkDone
 from pilot.control.traces import Transfers
+from pilot.control.watchdog import STUCK, Watchdog, ask_bounded
 from pilot.panda.commands import Commands
 from pilot.panda.outbox import FileReporter, Outbox
 
@@ -45,7 +47,7 @@ def run(ctx: PilotContext) -> None:
     from pilot.workflow.background import start_background
     from pilot.workflow.leftovers import clear_own_directory, deliver_leftovers
 
-    code, text = ctx.experiment.sanity_check()
+    code, text = ask_bounded(ctx)
     if code:
         raise PilotException(text, code=code)
     clear_own_directory(ctx)
@@ -61,6 +63,7 @@ def run(ctx: PilotContext) -> None:
     ctx.reporter.start()
     for component in components:
         component.start()
+    watchdog = Watchdog(ctx, components)
     _look_for_signals(ctx)
     if ctx.options.subscribe_to_msgsvc:
         from pilot.control.instructions import listen
@@ -70,7 +73,9 @@ def run(ctx: PilotContext) -> None:
     deliver_leftovers(ctx)
     start_background(ctx)
     ctx.transfers.start()
-    _wait(ctx)
+    _wait(ctx, watchdog)
+    if watchdog.struck:
+        _report_lost(ctx, watchdog.struck)
     if ctx.instructions is not None:
         ctx.instructions.close()
     _drain(ctx)
@@ -94,20 +99,24 @@ def _make_reporter(ctx: PilotContext) -> Outbox | FileReporter:
     return Outbox(ctx.store, ctx.server, ctx.settings, on_command)
 
 
-def _wait(ctx: PilotContext) -> None:
+def _wait(ctx: PilotContext, watchdog: Watchdog) -> None:
     """Block until the road is empty and no job will come, or until the deadline after a signal has passed."""
     reserve = min(_REPORT_SHARE * ctx.shutdown.grace, _REPORT_SECONDS)
     while True:
         ending = ctx.shutdown.deadline is not None
-        wake = ctx.shutdown.next_wake(max(0.0, ctx.shutdown.remaining(0.0) - reserve) if ending else None)
+        left = max(0.0, ctx.shutdown.remaining(0.0) - reserve) if ending else float("inf")
+        wake = ctx.shutdown.next_wake(min(left, watchdog.next_in()))
         if isinstance(wake, WorkDone):
             return
         if isinstance(wake, SignalArrived):
+            if wake.signum == signal.SIGCONT:
+                ctx.pulse.beat()
             if ctx.shutdown.begin_signal(wake.signum):
                 _begin_ending(ctx)
-        else:
+        elif ending and ctx.shutdown.remaining(0.0) <= reserve:
             _give_up(ctx)
             return
+        watchdog.look()
 
 
 def _look_for_signals(ctx: PilotContext) -> None:
@@ -139,10 +148,19 @@ def _give_up(ctx: PilotContext) -> None:
 
     reason = ctx.shutdown.reason
     assert reason is not None
-    logger.critical("the deadline after the signal is near: what is still on the road is reported as it is")
-    text = f"the pilot received {reason.text} and could not end the job in time"
+    logger.critical("the deadline is near: what is still on the road is reported as it is")
+    why = f"the pilot received {reason.text}" if reason.signum else reason.text
+    text = f"{why} and could not end the job in time"
     report_abandoned(ctx.store, "", code=reason.code, text=text, post=partial(ctx.reporter.post, final=True))
     remove_secrets(ctx.store, "", ctx.settings.pilot.pandasecrets)
+    ctx.reporter.hurry()
+
+
+def _report_lost(ctx: PilotContext, text: str) -> None:
+    """A part of the pilot was stuck: a job that it had just been given may never have come on the road."""
+    from pilot.workflow.leftovers import report_abandoned
+
+    report_abandoned(ctx.store, "", code=STUCK, text=text, post=partial(ctx.reporter.post, final=True))
     ctx.reporter.hurry()
 
 
