@@ -29,6 +29,7 @@ PROVOKED: dict[int, str] = {
     1133: "test_an_unknown_endpoint_is_no_storage",
     1143: "test_a_transform_that_cannot_be_made_executable_is_1143",
     1144: "test_thousand_children_are_ended_with_the_job",
+    1150: "test_a_silent_payload_is_ended_with_code_and_numbers",
     1149: "test_a_failed_download_is_1149_and_leaves_nothing",
     1165: "test_payload_that_removes_its_work_directory",
     1168: "test_a_job_whose_inputs_are_too_large_is_refused_before_the_first_copy",
@@ -47,6 +48,7 @@ PROVOKED: dict[int, str] = {
     1311: "test_storage_ids",
     1313: "test_no_protocol_left_is_told",
     1314: "test_a_checksum_type_that_nobody_knows_starts_no_copy",
+    1317: "test_a_hook_that_hangs_ends_the_job_and_the_pilot",
     1318: "test_patience_with_a_server_that_stays_away_ends_with_its_own_exit_code",
     1319: "test_a_bad_hook_never_loses_a_job",
     1320: "test_no_space_for_the_log_fails_the_job_with_its_own_code",
@@ -82,7 +84,7 @@ _CPU = "a failure to measure CPU time is noted in the log and fails no job"
 _REMOTE = "existing pilots' script for the test of remote inputs; this pilot tests them itself: 1361"
 
 NEVER: dict[int, str] = {
-    **dict.fromkeys((1150, 1332), _CHECKS),
+    **dict.fromkeys((1332,), _CHECKS),
     **dict.fromkeys((1224, 1228, 1234, 1238, 1240), _EVENTS),
     **dict.fromkeys((1344, 1352, 1353, 1354), _CPU),
     **dict.fromkeys((1368, 1374, 1378), _REMOTE),
@@ -92,7 +94,6 @@ NEVER: dict[int, str] = {
     1236: "Harvester's",
     1312: "of functions for fits that this version does not have",
     1315: "exit code -1 cannot occur: a death by signal is 128 + n, and 255 stays 255",
-    1317: "no part waits for another with a limit that could be exceeded: what has to end has a deadline of its own",
     1321: "existing pilots do not set it either",
     1330: "exit code only; JSON comes with 1116 or 1318",
     1336: "the server says so by closing the job: its heartbeats end",

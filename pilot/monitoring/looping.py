@@ -55,8 +55,9 @@ def looping_limit(job: Job, queue: QueueData, settings: Settings) -> LoopingLimi
     elif queue.looping_limit > 0:
         limit = LoopingLimit(queue.looping_limit, "params.looping_limit of the queue")
     else:
-        key = "looping_analysis" if job.is_analysis else "looping_production"
-        limit = LoopingLimit(getattr(settings.limits, key), f"limits.{key}")
+        limits = settings.limits
+        limit = LoopingLimit(limits.looping_analysis, "limits.looping_analysis") if job.is_analysis else LoopingLimit(
+            limits.looping_production, "limits.looping_production")
         if not limit.seconds:
             limit = LoopingLimit(settings.pilot.looping_limit_default, "pilot.looping_limit_default")
     lowest = settings.pilot.looping_limit_min_default

@@ -35,7 +35,7 @@ class HangingExperiment(GenericExperiment):
     def _hang(self, *_arguments: Any, **how: Any) -> Any:
         if how.get("final") is (os.environ.get("HANGING_FINAL") == "no"):
             return ""
-        threading.Event().wait()
+        return threading.Event().wait()
 
     def _die(self, *_arguments: Any, **_more: Any) -> Any:
         raise End

@@ -1,4 +1,4 @@
-"""Payloads that do nothing any more, real ones, with shortened clocks: verdict, evidence, what must not change either."""
+"""Payloads that do nothing any more, real ones, with shortened clocks: verdict, evidence, and what changes neither."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def run(farm: Farm, job: int, **how: Any) -> Pilot:
 
 
 def test_a_silent_payload_is_ended_with_code_and_numbers(farm: Farm) -> None:
-    job = farm.submit_job("echo began > notes.txt; exec python3 -c 'import time; time.sleep(3600)' --token=Sup3rS3cretValue")
+    job = farm.submit_job("echo began > notes.txt; exec python3 -c 'import time; time.sleep(3600)'"
+                          " --token=Sup3rS3cretValue")
     pilot = run(farm, job, settings={"monitor.gdb_time": 0})
     text = assert_looping(farm, job)
     assert text.startswith("Looping job killed by pilot: no file changed for ") and "limits.looping_production" in text

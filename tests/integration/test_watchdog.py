@@ -1,4 +1,4 @@
-"""Parts of the pilot that hang or die: the pilot notices, says where, reports the job, and ends well within a deadline."""
+"""Parts of the pilot that hang or die: it notices, says where, reports the job, and ends well within a deadline."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def sources() -> Iterator[tuple[Path, str]]:
 
 # Where such a number stands for another reason than to be reported.
 MENTIONED = {
-    ("cleanup.py", 1150), ("cleanup.py", 1235),  # what the log archive has to keep when checks will set them
+    ("cleanup.py", 1235), ("killfile.py", 1363),  # what the log archive has to keep when checks will set them
     ("attempts.py", 1321),  # names of states of traces
     ("remotefiles.py", 1368),  # reason inside a token, never reported
     ("proxy.py", 1381),  # a remark in the log
