@@ -65,7 +65,7 @@ def test_a_silent_payload_is_ended_with_code_and_numbers(farm: Farm) -> None:
     with contextlib.closing(pilot.store()) as store:
         assert [(limit.value, limit.origin) for limit in store.limits(str(job)) if limit.name == "looping"] == [
             (2.0, "limits.looping_production")]
-        assert [note.topic for note in store.notes(str(job))] == ["looping"]
+        assert "looping" in [note.topic for note in store.notes(str(job))]
 
 
 def test_the_pilots_own_files_reset_no_clock(farm: Farm) -> None:
