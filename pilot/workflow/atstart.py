@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -70,9 +71,24 @@ def _findings(ctx: PilotContext) -> Iterator[str]:
     yield from _inodes(ctx)
     yield from _memory(ctx)
     yield from _limits()
+    yield from _token(ctx)
+    encoding = sys.getfilesystemencoding()
+    if encoding.lower().replace("-", "") != "utf8":
+        yield f"names of files are {encoding} here: those that are not ASCII fail payloads; set LANG=C.UTF-8"
     temporary = ctx.environ.get("TMPDIR") or "/tmp"
     if not os.access(temporary, os.W_OK | os.X_OK):
         yield f"{temporary} is not writable: payloads and client libraries need it; give the pilot another TMPDIR"
+
+
+def _token(ctx: PilotContext) -> Iterator[str]:
+    """A token that has ended: the server will refuse it, with words that do not say why."""
+    from pilot.panda.credentials import token_expiry
+
+    token = ctx.credentials.token() if ctx.credentials is not None and ctx.server is not None else ""
+    expiry = token_expiry(token) if token else None
+    if expiry is not None and expiry < time.time():
+        yield (f"the token for the PanDA server has ended {(time.time() - expiry) / 60:.0f} min ago: let the submitter "
+               "send a fresh one, or a key to renew it with (PANDA_AUTH_TOKEN_KEY)")
 
 
 def _inodes(ctx: PilotContext) -> Iterator[str]:

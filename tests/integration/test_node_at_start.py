@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, Iterator
@@ -38,6 +40,17 @@ def test_limits_that_have_cost_jobs_are_told(farm: Farm) -> None:
     for words in ("node: only 500 open files are allowed (ulimit -n), payloads may need 1024",
                   "node: the size of files is limited to 858 MB (ulimit -f)", "node: /nonexistent is not writable"):
         assert words in pilot.log
+
+
+def test_a_token_that_has_ended_is_told_before_the_server_refuses_it(farm: Farm, tmp_path: Path) -> None:
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": time.time() - 3600}).encode()).decode().rstrip("=")
+    (tmp_path / "token").write_text(f"e30.{claims}.not-to-be-seen")
+    farm.submit_job()
+    pilot = farm.run_pilot(env={"PANDA_AUTH_TOKEN": str(tmp_path / "token"), "PANDA_AUTH_ORIGIN": "vo.pilot",
+                                "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+    assert "node: the token for the PanDA server has ended 60 min ago" in pilot.log
+    assert "node: names of files are ascii here" in pilot.log
+    assert "not-to-be-seen" not in pilot.log + pilot.output
 
 
 @pytest.fixture
