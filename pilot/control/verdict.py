@@ -43,7 +43,7 @@ def judge(ctx: PilotContext, job: Job, status: ExitStatus) -> None:
     evidence = Evidence(
         oom=status.oom, killed_by_pilot=aborted, error_file=payload.error_report, core_dumps=dumps,
         kernel_words=_kernel_words(status), report=job.report if taken.policy.judges else None,
-        max_memory_kb=_most_memory(ctx, job), memory_limit_kb=(memory_limit() or 0) // 1024)
+        max_memory_kb=_most_memory(ctx, job, status), memory_limit_kb=_memory_limit(status) // 1024)
     for finding in () if job.payload_stopped else diagnose(job, status, stdout, stderr, evidence, _own_rules(ctx, job)):
         if not aborted:
             add_error(ctx, job, finding.code, finding.text, rank=finding.rank, who=finding.who, retry=finding.retry,
@@ -89,11 +89,17 @@ def _kernel_words(status: ExitStatus) -> str:
     return kernel_words(status.pids) if status.code != 0 and not known else ""
 
 
-def _most_memory(ctx: PilotContext, job: Job) -> int:
+def _most_memory(ctx: PilotContext, job: Job, status: ExitStatus) -> int:
     """Return the largest use of the payload's processes together, kB: PSS where it was measured, else RSS; 0 when
-    neither was."""
+    neither was. When the kernel has killed it between two looks, its own account of the largest process is nearer."""
     pss = job.memory.max_pss if job.memory is not None and job.memory.known else 0
-    return pss if pss > 0 else max((sample.rss for sample in ctx.store.samples(job.jobid)), default=0) // 1024
+    seen = pss if pss > 0 else max((sample.rss for sample in ctx.store.samples(job.jobid)), default=0) // 1024
+    return max(seen, status.max_rss_kb) if status.oom is not None and status.oom.new else seen
+
+
+def _memory_limit(status: ExitStatus) -> int:
+    """Return bytes: the lowest limit by which the kernel has held the payload; 0 without any."""
+    return min((limit for limit in (memory_limit(), status.memory_max) if limit), default=0)
 
 
 def _look_at_space(ctx: PilotContext, job: Job, status: ExitStatus) -> None:

@@ -60,6 +60,8 @@ class PayloadGroup:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.memory_max = 0
+        """Bytes that the kernel was told to hold it below; 0 = it was not."""
         self._last = GroupUse()
 
     def wrapped(self, argv: Sequence[str]) -> list[str]:
@@ -83,6 +85,7 @@ class PayloadGroup:
         except OSError as exc:
             logger.warning("%s cannot be set to %d: %s", file, size, exc.strerror)
             return False
+        self.memory_max = size
         return True
 
     def pids(self) -> set[int]:

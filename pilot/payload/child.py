@@ -77,7 +77,8 @@ class Child:
         """Take the status from the reaper, wake the waiters, run the callbacks."""
         if status.code != 0:
             pids = frozenset(pid for pid, _ in self.seen) | {self.pid}
-            status = status._replace(oom=oom_kills_since(self._oom), pids=pids)
+            limit = self.group.memory_max if self.group is not None else 0
+            status = status._replace(oom=oom_kills_since(self._oom), pids=pids, memory_max=limit)
         with self._lock:
             self.status = status
             self._ended.set()

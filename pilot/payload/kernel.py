@@ -20,7 +20,8 @@ class ExitStatus(NamedTuple):
     ``code`` is 0..255 or 128 + n for signal n (``signal`` is n then, else 0); ``user`` and ``system`` are CPU seconds
     of the process and of the descendants waited for. ``max_rss_kb`` (kB) is the largest of them, and at least the
     pilot's own size (the kernel counts the moment between fork and exec). ``oom``: the counter of out-of-memory kills
-    around the process' life; ``pids``: the processes of its tree that were seen.
+    around the process' life; ``pids``: the processes of its tree that were seen; ``memory_max``: limit (bytes) of its
+    own control group that the pilot has set, 0 = none.
     """
 
     code: int
@@ -30,6 +31,7 @@ class ExitStatus(NamedTuple):
     max_rss_kb: int
     oom: OomKills | None = None
     pids: frozenset[int] = frozenset()
+    memory_max: int = 0
 
     @classmethod
     def from_wait(cls, status: int, usage: object) -> ExitStatus:

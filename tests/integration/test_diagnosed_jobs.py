@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import pytest
 from harness import PILOT, PYTHON, QUEUE_DOCUMENT, Farm
 from looks import archive, ended_well
 
-MEMORY = Path("/sys/fs/cgroup/memory")
-UNIFIED = Path("/sys/fs/cgroup")
+from tests import groups
 
 
 def log_of(farm: Farm, job: int) -> dict[str, bytes]:
@@ -130,23 +128,8 @@ def test_core_dump_of_a_child_does_not_fail_a_good_payload(farm: Farm) -> None:
 @pytest.fixture
 def limited() -> Iterator[Path]:
     """A real control group with a limit of 400 MB."""
-    if (MEMORY / "memory.limit_in_bytes").exists():
-        group, limit = MEMORY / f"pilot-test-{uuid.uuid4().hex[:8]}", "memory.limit_in_bytes"
-    elif "memory" in _text(UNIFIED / "cgroup.subtree_control").split():
-        group, limit = UNIFIED / f"pilot-test-{uuid.uuid4().hex[:8]}", "memory.max"
-    else:
-        pytest.skip("no control groups with memory here; made-up files stand in: test_kernel_evidence.py")
-    try:
-        group.mkdir()
-        (group / limit).write_text(str(400 << 20))
-    except OSError as error:
-        pytest.skip(f"control groups cannot be made here ({error}); made-up files stand in: test_kernel_evidence.py")
-    yield group
-    group.rmdir()
-
-
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    with groups.memory_limited(400) as group:
+        yield group
 
 
 @pytest.mark.parametrize(("after", "trans", "asked", "advice"), [
@@ -157,12 +140,13 @@ def test_out_of_memory_in_a_real_control_group(
     farm: Farm, limited: Path, after: str, trans: int, asked: int, advice: str
 ) -> None:
     line = f"{sys.executable} -c 'x = bytearray(1 << 30)'"
-    job = farm.submit_job(f"{line}\n{after}" if after else f"exec {line}", minRamCount=asked)
-    prefix = ["/bin/bash", "-c", f'echo $$ > {limited}/cgroup.procs; exec "$@"', "x"]
-    ended_well(farm.run_pilot(prefix=prefix))
+    job = farm.submit_job(f"{line}\n{after}" if after else f"exec {line}", minRamCount=asked,
+                          resource_type="SCORE_HIMEM")
+    ended_well(farm.run_pilot(prefix=groups.joined(limited)))
     assert told(farm, job) == ("failed", 1212, trans, 0)
     text = farm.final(job)["pilotErrorDiag"]
     assert "the kernel killed 1 process(es) for lack of memory" in text and "limit 409600 kB" in text
+    assert "kB used, " in text and "resource type SCORE_HIMEM" in text
     assert text.endswith(f"[{advice}]")
     evidence = json.loads(log_of(farm, job)["pilot_errors.json"])["errors"][0]["evidence"]
     assert evidence == f"rule oom-kill: {limited / 'memory.oom_control'} oom_kill 0 -> 1" or "memory.events" in evidence

@@ -10,6 +10,7 @@ from pilot.info.diagnosis import Case, Finding, Rule
 
 _NEAR_LIMIT = 0.95
 _STEP_MB = 500
+_NAME = 24
 
 
 class OomKill(Rule):
@@ -108,4 +109,5 @@ def memory_advice(case: Case) -> tuple[str, str]:
 def _usage(case: Case) -> str:
     words = [f"{case.max_memory_kb} kB used"] if case.max_memory_kb else []
     words += [f"limit {case.memory_limit_kb} kB"] if case.memory_limit_kb else []
+    words += [f"resource type {case.job.resourcetype[:_NAME]}"] if case.job.resourcetype else []
     return f", {', '.join(words)}" if words else ""

@@ -55,7 +55,7 @@ def run(row: Row, directory: Path, supervisor: Supervisor, monkeypatch: pytest.M
     (root / EVENTS).write_text("oom_kill 5\n")
     monkeypatch.setattr(oomkills, "ROOT", root)
     monkeypatch.setattr(verdict, "memory_limit", lambda: row.memory[1] * 1024)
-    monkeypatch.setattr(verdict, "_most_memory", lambda ctx, job: row.memory[0])
+    monkeypatch.setattr(verdict, "_most_memory", lambda ctx, job, status: row.memory[0])
     workdir.mkdir()
     job = Job("77", workdir=workdir, minramcount=row.asked,
               transformation="https://panda.example.org/trf/runGen" if row.analysis else "Reco_tf.py")

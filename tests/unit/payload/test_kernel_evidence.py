@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,24 +13,14 @@ from pilot.payload.kernel import ExitStatus
 from pilot.payload.process import Supervisor
 from pilot.util import oomkills
 from pilot.util.oomkills import OomKills, kernel_words, oom_count, oom_kills_since
-
-MEMORY = Path("/sys/fs/cgroup/memory")
-UNIFIED = Path("/sys/fs/cgroup")
-
-
-def machine(root: Path, groups: str, files: dict[str, str]) -> Path:
-    """Make the files of another machine below ``root``."""
-    for name, text in {"proc/self/cgroup": groups, **files}.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
-
+from tests import groups
+from tests.groups import machine
 
 V2 = "low 0\nhigh 0\nmax 12\noom 3\noom_kill {}\noom_group_kill 0\n"
 V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
 
 
-@pytest.mark.parametrize(("groups", "file", "text"), [
+@pytest.mark.parametrize(("paths", "file", "text"), [
     ("0::/slot.slice/job\n", "sys/fs/cgroup/slot.slice/job/memory.events", V2),
     ("0::/slot.slice/job\n", "sys/fs/cgroup/slot.slice/memory.events", V2),  # no memory controller further down
     ("0::/\n", "sys/fs/cgroup/memory.events", V2),  # a name space of its own
@@ -40,17 +29,17 @@ V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
     ("5:cpu,memory:/outside/of/the/container\n", "sys/fs/cgroup/memory/memory.oom_control", V1),
     ("4:cpu:/x\n0::/y\n", "sys/fs/cgroup/unified/y/memory.events", V2),
 ])
-def test_the_nearest_counter_is_found(tmp_path: Path, groups: str, file: str, text: str) -> None:
-    root = machine(tmp_path, groups, {file: text.format(7)})
+def test_the_nearest_counter_is_found(tmp_path: Path, paths: str, file: str, text: str) -> None:
+    root = machine(tmp_path, paths, {file: text.format(7)})
     before = oom_count(root)
     assert before == (7, root / file)
     (root / file).write_text(text.format(9))
     assert oom_kills_since(before) == OomKills(7, 9, str(root / file))
 
 
-@pytest.mark.parametrize("groups", ["", "0::/\n", "4:memory:/x\n", "garbage\n\xff::\n:::::\n", "4:memory\n"])
-def test_no_counter_is_no_evidence(tmp_path: Path, groups: str) -> None:
-    root = machine(tmp_path, groups, {"sys/fs/cgroup/memory.events": "oom_kill x\n"})
+@pytest.mark.parametrize("paths", ["", "0::/\n", "4:memory:/x\n", "garbage\n\xff::\n:::::\n", "4:memory\n"])
+def test_no_counter_is_no_evidence(tmp_path: Path, paths: str) -> None:
+    root = machine(tmp_path, paths, {"sys/fs/cgroup/memory.events": "oom_kill x\n"})
     assert oom_count(root) is None
     assert oom_kills_since(None) is None
 
@@ -100,23 +89,8 @@ def test_kills_of_strangers_before_the_payload_do_not_count(tmp_path: Path, monk
 @pytest.fixture
 def limited() -> Iterator[Path]:
     """A real control group with a limit of 60 MB."""
-    if (MEMORY / "memory.limit_in_bytes").exists():
-        group, limit = MEMORY / f"pilot-test-{uuid.uuid4().hex[:8]}", "memory.limit_in_bytes"
-    elif "memory" in _text(UNIFIED / "cgroup.subtree_control").split():
-        group, limit = UNIFIED / f"pilot-test-{uuid.uuid4().hex[:8]}", "memory.max"
-    else:
-        pytest.skip("no control groups with memory here; the files of others stand in above")
-    try:
-        group.mkdir()
-        (group / limit).write_text(str(60 << 20))
-    except OSError as error:
-        pytest.skip(f"control groups cannot be made here ({error}); the files of others stand in above")
-    yield group
-    group.rmdir()
-
-
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    with groups.memory_limited(60) as group:
+        yield group
 
 
 LOOK = """
@@ -136,9 +110,8 @@ def test_a_payload_above_a_real_limit_leaves_evidence(limited: Path, tmp_path: P
     import subprocess
 
     script = f"{sys.executable} -c 'x = bytearray(300 << 20)'; echo survived >&2; exit 65"
-    line = f"echo $$ > {limited}/cgroup.procs; exec \"$@\""
     root = str(Path(__file__).resolve().parents[3])
-    done = subprocess.run(["/bin/bash", "-c", line, "x", sys.executable, "-c", LOOK, root, script], cwd=tmp_path,
+    done = subprocess.run([*groups.joined(limited), sys.executable, "-c", LOOK, root, script], cwd=tmp_path,
                           capture_output=True, text=True, timeout=120)
     code, kills, file = done.stdout.split()
     assert (code, kills) == ("65", "1"), done.stderr
