@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Callable, Dict
 
+import crowds
 import endings
 import files
 import pipeline
@@ -50,6 +51,8 @@ def main() -> int:
         "copies": lambda: files.measure_copies(table, few, size),
         "idle": lambda: steady.measure(table, python, idle),
         "crowd": lambda: steady.measure_crowd(table, python, 1000, 20),
+        "watching": lambda: crowds.measure_watching(table, python, idle),
+        "ends": lambda: crowds.measure_ends(table, python, few),
         "many": lambda: endings.measure_many(table, python, 50 if options.quick else 200),
     }
     unknown = set(options.only or ()) - set(sections)
