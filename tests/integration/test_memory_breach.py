@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Any
+import time
+from typing import Any, Callable
 
 import pytest
 from harness import PATIENCE, Farm
 from looks import archive, ended_well
+
+from tests import groups
 
 QUICK = {"pilot.memory_usage_verification_time": 1, "pilot.process_verification_time": 1}
 HUNGRY = f"exec {sys.executable} -c 'x = bytearray(b\"x\" * (200 << 20)); import time; time.sleep(1000)'"
@@ -76,3 +79,41 @@ def test_a_short_payload_costs_no_request(farm: Farm) -> None:
     job = farm.submit_job("true")
     pilot = ended_well(farm.run_pilot(settings=QUICK))
     assert farm.final(job)["state"] == "finished" and "resource types" not in pilot.log
+
+
+BOMB = f"""exec {sys.executable} -c '
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+while True:
+    try:
+        os.fork()
+    except OSError:
+        time.sleep(0.01)
+'"""
+
+
+def test_fork_bomb_that_a_limit_of_processes_holds(farm: Farm) -> None:
+    """Pilot and payload share the limit, as in a slot: no process and no thread can be had while the bomb lives. The
+    pilot goes on sending heartbeats, ends the bomb, stores the log and reports."""
+    with groups.processes_limited(120) as slot:
+        job = farm.submit_job(BOMB)
+        pilot = farm.start_pilot(settings={**QUICK, "pilot.heartbeat": 1, "shutdown.term_grace": 1},
+                                 prefix=groups.joined(slot))
+        farm.server.wait(lambda: farm.state(job) == "running", PATIENCE)
+        wait_until(lambda: int((slot / "pids.current").read_text()) >= 120, "the bomb fills the slot")
+        beats = len(farm.server.job(job)["updates"])
+        farm.server.wait(lambda: len(farm.server.job(job)["updates"]) >= beats + 3, PATIENCE)
+        farm.server.kill(job)
+        assert pilot.wait(PATIENCE) == 0, pilot.output[-5000:]
+        assert (slot / "cgroup.procs").read_text() == "" and not farm.payload_processes()
+    final = farm.final(job)
+    assert (final["state"], int(final["pilotErrorCode"])) == ("failed", 1144)
+    assert archive(farm.outputs / farm.server.job(job)["definition"]["logFile"])
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Look again and again."""
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, f"not reached: {what}"
+        time.sleep(0.05)
