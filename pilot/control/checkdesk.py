@@ -198,7 +198,8 @@ class CheckDesk:
             return
         self._broken = True
         logger.error("job %s: check '%s': %s", self._job.jobid, check.name, breach.text)
-        self._evidence.ask(f"evidence of check '{check.name}'", lambda: self._prove(check, breach))
+        if not self._evidence.ask(f"evidence of check '{check.name}'", lambda: self._prove(check, breach)):
+            self._post(CheckFailed(self._job.jobid, check.name, breach))  # no thread can be had: no evidence, then
 
     def _prove(self, check: Union[ProcessCheck, FileCheck], breach: Breach) -> None:
         try:

@@ -25,6 +25,8 @@ class Lane:
         self._since: Optional[float] = None
         self._what = ""
         self._said = False
+        self._without_thread = False
+        """It was said that no thread can be had."""
 
     def ask(self, what: str, call: Callable[[], None]) -> bool:
         """Have ``call`` done soon; False, and nothing is done, while the one before is under way.
@@ -44,7 +46,9 @@ class Lane:
         except RuntimeError as exc:  # the limit of processes is reached, by a fork bomb perhaps: later
             with self._lock:
                 self._since = None
-            logger.warning("%s: %s has to wait: %s", self.name, what, exc)
+            if not self._without_thread:
+                logger.warning("%s: %s has to wait: %s", self.name, what, exc)
+            self._without_thread = True
             return False
         return True
 

@@ -55,9 +55,10 @@ class ResourceTypes:
             self._asked, self._since = True, time.monotonic()
         try:
             threading.Thread(target=self._ask, name="resource-types", daemon=True).start()
-        except RuntimeError as exc:  # no thread can be had (a fork bomb, a limit): without the table it goes, too
-            logger.warning("the resource types are not asked for: %s", exc)
-            self._answered.set()
+        except RuntimeError as exc:  # no thread can be had (a fork bomb, a limit): the next one who asks tries again
+            logger.debug("the resource types are not asked for now: %s", exc)
+            with self._lock:
+                self._asked = False
 
     @property
     def settled(self) -> bool:

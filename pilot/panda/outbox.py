@@ -117,7 +117,10 @@ class Outbox:
             stuck = self._busy_since is not None
             self._condition.notify_all()
         if final and stuck:
-            threading.Thread(target=self._second_lane, args=(number,), name="reporter-2", daemon=True).start()
+            try:
+                threading.Thread(target=self._second_lane, args=(number,), name="reporter-2", daemon=True).start()
+            except RuntimeError as exc:
+                logger.warning("no second way for the final report of job %s, it waits for the first: %s", job_id, exc)
 
     def drain(self, seconds: float) -> int:
         """Wait at most ``seconds`` until all final reports are acknowledged or refused; number of those left."""

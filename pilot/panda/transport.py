@@ -172,7 +172,11 @@ class Transport:
         timer.daemon = True
         with self._lock:
             self._in_flight.add(exchange)
-        timer.start()
+        try:
+            timer.start()
+        except RuntimeError as exc:
+            # no thread can be had (a fork bomb in the slot): better an update without this bound
+            logger.debug("no bound on the whole exchange: %s", exc)
         try:
             with self._session().request(
                 method,
