@@ -304,6 +304,8 @@ class MonitorSection(Section):
         "the same for the monitor, and beyond its time-outs for a call of the server", "s", minimum=1)
     benchmark_fraction: float = _key("part of the jobs (0 to 1) that run the benchmark suite beside them", minimum=0)
     benchmark_url: str = _key("collector of benchmark results; empty = they only go into the job report")
+    report_page: bool = _key("put a page that tells what the job did, pilot_report.html, into its log archive")
+    status_line: bool = _key("on a terminal: keep a line with the present state below the log")
 
 
 @dataclass(init=False, repr=False, eq=False)

@@ -67,6 +67,16 @@ def with_remarks(diagnosis: str, remarks: Sequence[str], limit: int = DIAGNOSIS_
     return f"{diagnosis} [{'; '.join(words)}]" if words else diagnosis
 
 
+def rank_of(code: int, rank: int | None, payload_succeeded: bool) -> int:
+    """Return the priority of an error, the lowest is the root cause; ``rank`` overrides that of the code's table."""
+    if rank is None:
+        entry = ERROR_TABLE.get(code)
+        rank = entry.rank if entry else STAGE_OUT_RANK
+    if rank == STAGE_OUT_RANK and payload_succeeded:
+        return _RANK_OF_STAGE_OUT_AFTER_SUCCESS
+    return rank
+
+
 class ErrorList:
     """Errors of one job in the order of time. Safe to use from several threads."""
 
@@ -127,13 +137,7 @@ class ErrorList:
 
     @staticmethod
     def _rank(error: JobError, payload_succeeded: bool) -> int:
-        rank = error.rank
-        if rank is None:
-            entry = ERROR_TABLE.get(error.code)
-            rank = entry.rank if entry else STAGE_OUT_RANK
-        if rank == STAGE_OUT_RANK and payload_succeeded:
-            return _RANK_OF_STAGE_OUT_AFTER_SUCCESS
-        return rank
+        return rank_of(error.code, error.rank, payload_succeeded)
 
     def report(self) -> str:
         """Return the numbered list for the log, in the order of time."""

@@ -21,6 +21,7 @@ from pilot.control.component import Component, describe
 from pilot.control.errorfile import write_error_file
 from pilot.control.lifecycle import Event
 from pilot.control.messages import StageIn, StageOut
+from pilot.control.reportpage import write_report_page
 from pilot.control.shutdown import StopReason
 from pilot.control.utilities import after_payload, before_stagein
 from pilot.info.filespec import FileSpec
@@ -223,6 +224,7 @@ class StageOutLane(Component):
         self.say(f"job {job.jobid}: log", self.step_time() + ARCHIVE_TIME + times_of(self.ctx, job.logdata))
         job.timing.mark("log")
         write_error_file(job)
+        write_report_page(self.ctx, job)
         try:
             spec = create_log_archive(job, context, token)
             if spec is not None:

@@ -335,6 +335,12 @@ class PilotDB(TransferRows, ViewRows):
         columns = ",".join(JobRow._fields)
         return [JobRow(*row) for row in self._query(f"SELECT {columns} FROM jobs ORDER BY granted")]  # noqa: S608
 
+    def job(self, job_id: str) -> Optional[JobRow]:
+        """A job, None when it is not known."""
+        columns = ",".join(JobRow._fields)
+        rows = self._query(f"SELECT {columns} FROM jobs WHERE job_id=?", (job_id,))  # noqa: S608
+        return JobRow(*rows[0]) if rows else None
+
     def story(self, job_id: str) -> list[tuple[float, str, str, str]]:
         """(time, event, state, detail) of each step of a job."""
         return [tuple(row) for row in self._query(

@@ -55,6 +55,22 @@ class TraceEntry(NamedTuple):
     attempts: int
 
 
+class TransferSum(NamedTuple):
+    """Attempts to move files in one direction with one outcome."""
+
+    direction: str
+    good: bool
+    attempts: int
+    files: int
+    bytes: int
+    seconds: float
+    """Sum over the attempts, which overlap."""
+    began: float
+    """Epoch s of the first."""
+    ended: float
+    """Epoch s of the last one's end."""
+
+
 class TransferRows:
     """Part of the PilotDB; thread-safe."""
 
@@ -190,6 +206,19 @@ class TransferRows:
         known = self._table_columns("transfers")
         columns = ",".join(name if name in known else f"'' AS {name}" for name in names)
         rows = self._query(f"SELECT {columns} FROM transfers WHERE job_id=? ORDER BY rowid", (job_id,))  # noqa: S608
+        return [dict(zip(names, row)) for row in rows]
+
+    def transfer_sums(self, job_id: str) -> list[TransferSum]:
+        """What the transfers of a job have come to, per direction and outcome, without a row for each of them."""
+        return [TransferSum(row[0], not row[1], *row[2:]) for row in self._query(
+            "SELECT direction, code<>0, COUNT(*), COUNT(DISTINCT lfn), SUM(bytes), SUM(seconds), MIN(at), "
+            "MAX(at+seconds) FROM transfers WHERE job_id=? GROUP BY 1, 2 ORDER BY 1, 2", (job_id,))]
+
+    def worst_transfers(self, job_id: str, limit: int) -> list[dict[str, object]]:
+        """At most ``limit`` attempts: failed ones first, then those that took longest."""
+        names = _TRANSFER[1:]
+        rows = self._query(f"SELECT {','.join(names)} FROM transfers WHERE job_id=? "  # noqa: S608 - fixed names
+                           "ORDER BY code<>0 DESC, seconds DESC, rowid LIMIT ?", (job_id, limit))
         return [dict(zip(names, row)) for row in rows]
 
     def _table_columns(self, table: str) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import TYPE_CHECKING, Callable, Optional, TypeVar
 
 from pilot.common.errorcodes import shell_exit_code
 from pilot.option_rules import server_base_url, traces_wanted
@@ -13,7 +13,8 @@ from pilot.options import Options
 from pilot.panda.credentials import Credentials
 from pilot.panda.server import PandaServer, user_agent
 from pilot.settings import Settings
-from pilot.store.pilotdb import OwnerLock, PilotDB
+from pilot.store.pilotdb import PilotDB
+from pilot.store.place import owner_lives
 from pilot.version import PILOT_VERSION
 from pilot.workflow.leftovers import find_databases, recover_database
 
@@ -88,8 +89,15 @@ def run_recover(options: Options, settings: Settings) -> int:
 
 def run_status(options: Options, settings: Settings) -> int:
     """Print what the pilots of a directory are doing, or did."""
-    from pilot.report.status import status_text
+    from pilot.report.status import status_document, status_text
 
+    if options.json:
+        import json
+
+        place = Path(options.status or ".").absolute()
+        documents = [_with_store(path, status_document) for path in find_databases(place)]
+        _say(json.dumps({"searched": str(place), "databases": documents}, indent=1))
+        return 0 if place.is_dir() else shell_exit_code(1103)
     found, code = _searched(options.status or "")
     for path in found:
         _say(f"\n{path}")
@@ -100,14 +108,18 @@ def run_status(options: Options, settings: Settings) -> int:
 def run_report(options: Options, settings: Settings) -> int:
     """Write one HTML page per job beside each database and print the paths."""
     from pilot.report.html import job_page
+    from pilot.report.tails import job_logs
 
     found, code = _searched(options.report or "")
+    payload = settings.payload
 
     def write(store: PilotDB, _alive: bool) -> str:
-        lines = []
+        lines = [f"{store.path} cannot be read: {store.problem}"] if store.problem else []
         for job in store.jobs():
-            page = Path(str(store.path)).with_name(f"job-{job.job_id}.html")
-            page.write_text(job_page(store, job), encoding="utf-8")
+            home = Path(str(store.path)).parent
+            page = home / f"job-{_file_name(job.job_id)}.html"
+            logs = job_logs(home, job, settings.pilot.pilotlog, (payload.payloadstdout, payload.payloadstderr))
+            page.write_text(job_page(store, job, logs), encoding="utf-8", errors="replace")
             lines.append(str(page))
         return "\n".join(lines) or "no jobs"
 
@@ -120,16 +132,21 @@ def run_report(options: Options, settings: Settings) -> int:
     return code
 
 
-def _with_store(path: Path, view: Callable[[PilotDB, bool], str]) -> str:
-    """Run ``view`` on a database that is only read, whoever owns it."""
-    lock = OwnerLock(path)
-    alive = not lock.acquire()
+def _file_name(job_id: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in job_id)[:64]
+
+
+_View = TypeVar("_View")
+
+
+def _with_store(path: Path, view: Callable[[PilotDB, bool], _View]) -> _View:
+    """Run ``view`` on a copy of a database, whoever owns it."""
+    alive = owner_lives(path)
     store = PilotDB(path, read_only=True)
     try:
         return view(store, alive)
     finally:
         store.close()
-        lock.release()
 
 
 def run_check(options: Options, settings: Settings) -> int:

@@ -90,6 +90,7 @@ def run(options: Options, settings: Settings) -> int:
         _describe_log(ctx)
     ctx.shutdown.install_handlers()
     store.begin(ctx.token, PILOT_VERSION, ctx.node.host_name)
+    store.set_facts(_facts(ctx))
     try:
         _connect(ctx)
         from pilot.workflow import generic
@@ -172,6 +173,16 @@ def _describe_log(ctx: PilotContext) -> None:
         schema=SCHEMA, pilot_version=PILOT_VERSION, pilot=ctx.token, host=ctx.node.host_name, pid=os.getpid(),
         queue=ctx.options.queue, batch_id=ctx.batch.id, batch_type=ctx.batch.type,
         harvester_id=environ.get("HARVESTER_ID", ""), worker_id=environ.get("HARVESTER_WORKER_ID", ""))
+
+
+def _facts(ctx: PilotContext) -> dict[str, str]:
+    """Return what views for people say of this pilot's surroundings."""
+    system = os.uname()
+    changes = {f"setting {number}": redact(line) for number, line in enumerate(ctx.settings.describe_changes(), 1)}
+    return {"experiment": ctx.options.pilot_user, "node": ctx.node.host_name,
+            "batch job": f"{ctx.batch.id} ({ctx.batch.type})" if ctx.batch.type else "unknown",
+            "system": f"{system.sysname} {system.release} {system.machine}",
+            "Python": f"{sys.version.split()[0]} ({sys.executable})", "main work directory": str(ctx.home), **changes}
 
 
 def _open_store(home: Path) -> tuple[PilotDB, OwnerLock]:
