@@ -90,8 +90,6 @@ class Options:
     """Directory whose undelivered reports are to be sent; None when not asked for."""
     status: Optional[str] = None
     report: Optional[str] = None
-    json: bool = False
-    """``--status`` for programs."""
     check: bool = False
     json: bool = False
     """With ``--check`` or ``--status``: the answer as JSON."""
@@ -369,7 +367,6 @@ def _add_commands(parser: argparse.ArgumentParser) -> None:
     title = "other commands (no queue needed; DIR is a pilot's work directory, default: here)"
     add = parser.add_argument_group(title).add_argument
     add("--status", dest="status", metavar="DIR", nargs="?", const=".", help="say what the pilot in DIR is doing")
-    add("--json", dest="json", action="store_true", help="with --status: as JSON, for programs")
     add("--recover", dest="recover", metavar="DIR", nargs="?", const=".",
         help="send the reports that a dead pilot left in DIR")
     add("--report", dest="report", metavar="DIR", nargs="?", const=".", help="write the HTML page of the jobs in DIR")

@@ -299,6 +299,10 @@ class PilotDB(TransferRows, ViewRows):
         self._statuses[component] = line
         self._execute("INSERT OR REPLACE INTO status VALUES (?,?,?)", (component, self._clock(), line))
 
+    def present_status(self, component: str) -> str:
+        """What ``component`` of this process is doing, '' when it has not said; costs no query."""
+        return self._statuses.get(component, "")
+
     def statuses(self) -> list[tuple[str, float, str]]:
         """(component, since, line) of each component."""
         return [tuple(row) for row in self._query("SELECT component, at, line FROM status ORDER BY component")]

@@ -84,6 +84,10 @@ class ViewRows:
         super().__init__()
         self._added: dict[str, int] = {}
         """Samples and notes since the last time that there were made fewer, per job and kind."""
+        self.newest: dict[str, Sample] = {}
+        """The latest sample of each job of this process; looking here costs no query."""
+        self.moving: dict[tuple[str, str], Sequence[Moving]] = {}
+        """(job, direction) -> its long copies that run now."""
 
     def _execute(self, statement: str, values: Iterable[object] = ()) -> sqlite3.Cursor:
         raise NotImplementedError
@@ -93,6 +97,7 @@ class ViewRows:
 
     def add_sample(self, job_id: str, sample: Sample) -> None:
         """Store one sample."""
+        self.newest[job_id] = sample
         self._execute("INSERT INTO samples (job_id, at, cpu, cores, rss, processes, pss, swap, read_bytes, write_bytes,"
                       " workdir) VALUES (?,?,?,?,?,?,?,?,?,?,?)", (job_id, *sample))
         if self._is_time(f"samples {job_id}", _THIN_EVERY):
@@ -158,6 +163,7 @@ class ViewRows:
 
     def set_progress(self, job_id: str, direction: str, copies: Sequence[Moving]) -> None:
         """Store how far the long copies of one direction have come, in place of what was known of them."""
+        self.moving[job_id, direction] = copies
         with self._lock:
             self._execute("SAVEPOINT progress")
             self._execute("DELETE FROM progress WHERE job_id=? AND direction=?", (job_id, direction))

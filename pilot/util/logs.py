@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 from threading import Lock
-from typing import IO, Optional
+from typing import IO, Optional, Protocol
 
 from pilot.util.logowner import owners
 from pilot.util.redact import redact
@@ -152,12 +152,25 @@ class PilotLogHandler(logging.Handler):
         super().close()
 
 
+ERASE = "\r\x1b[K"
+"""Takes away the line in which a terminal's cursor stands."""
+
+
+class BottomLine(Protocol):
+    """What is kept below the log."""
+
+    def text(self) -> str:
+        """Return it as it is to be shown now: shorter than the terminal is wide, without a line end."""
+
+
 class SafeStreamHandler(logging.Handler):
     """Writes to stdout and gives up quietly once nobody reads it any more."""
 
     def __init__(self, stream: IO[str]) -> None:
         super().__init__()
         self.stream: Optional[IO[str]] = stream
+        self.line: Optional[BottomLine] = None
+        """A line that is kept below the log; on terminals only."""
         self.set_name(STREAM_HANDLER)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -165,13 +178,19 @@ class SafeStreamHandler(logging.Handler):
         if self.stream is None:
             return
         try:
-            text = self.format(record) + "\n"
-            encoding = getattr(self.stream, "encoding", None) or "utf-8"
-            self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-            self.stream.flush()
+            self.write(self.format(record) + "\n", self.line)
         except (OSError, ValueError) as exc:  # ValueError: the stream was closed
             if isinstance(exc, ValueError) or exc.errno in (errno.EPIPE, errno.EBADF, errno.EIO):
                 self.stream = None
+
+    def write(self, text: str, line: Optional[BottomLine]) -> None:
+        """Write text where ``line`` is, and the line again below it, in one piece; raises OSError or ValueError."""
+        if self.stream is None:
+            return
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
+        self.stream.write(f"{ERASE}{text}{line.text()}" if line is not None else text)
+        self.stream.flush()
 
     def flush(self) -> None:
         """Hand buffered lines to the operating system."""
@@ -353,6 +372,12 @@ def job_log_path(jobid: str) -> Optional[Path]:
             return _job_log.kept[jobid]
     handler = _file_handler()
     return handler.path if handler is not None else None
+
+
+def stream_handler() -> Optional[SafeStreamHandler]:
+    """Return what writes the log to stdout, None when nothing does."""
+    found = (item for item in logging.getLogger().handlers if item.get_name() == STREAM_HANDLER)
+    return next((item for item in found if isinstance(item, SafeStreamHandler)), None)
 
 
 def touch_log() -> None:

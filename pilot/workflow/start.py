@@ -15,6 +15,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Optional
 
 from pilot.common.errorcodes import message_of, process_exit_code, shell_exit_code
 from pilot.common.exception import MKDirFailure, PilotException
@@ -42,6 +43,9 @@ from pilot.util.redact import redact
 from pilot.util.removal import remove_tree
 from pilot.version import PILOT_VERSION
 from pilot.workflow.atstart import check_cvmfs, look_at_node
+
+if TYPE_CHECKING:
+    from pilot.workflow.statusline import StatusLine
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +95,7 @@ def run(options: Options, settings: Settings) -> int:
     ctx.shutdown.install_handlers()
     store.begin(ctx.token, PILOT_VERSION, ctx.node.host_name)
     store.set_facts(_facts(ctx))
+    line = start_status_line(ctx)
     try:
         _connect(ctx)
         from pilot.workflow import generic
@@ -100,9 +105,14 @@ def run(options: Options, settings: Settings) -> int:
         logger.critical("the pilot was told to end before it had asked for a job: %s", exc.detail)
         ctx.exit_error = ctx.exit_error or exc.code
     except PilotException as exc:
+        if line is not None:
+            line.close()
         logger.critical("the pilot cannot run: %s", exc.full_text)
         _tell(exc.full_text)
         ctx.exit_error = ctx.exit_error or exc.code
+    finally:
+        if line is not None:
+            line.close()
     return _leave(ctx)
 
 
@@ -173,6 +183,17 @@ def _describe_log(ctx: PilotContext) -> None:
         schema=SCHEMA, pilot_version=PILOT_VERSION, pilot=ctx.token, host=ctx.node.host_name, pid=os.getpid(),
         queue=ctx.options.queue, batch_id=ctx.batch.id, batch_type=ctx.batch.type,
         harvester_id=environ.get("HARVESTER_ID", ""), worker_id=environ.get("HARVESTER_WORKER_ID", ""))
+
+
+def start_status_line(ctx: PilotContext) -> Optional[StatusLine]:
+    """On a terminal: keep a line with the present state below the log, else do nothing, and load nothing."""
+    if not (ctx.settings.monitor.status_line and sys.stdout is not None and sys.stdout.isatty()
+            and os.environ.get("TERM", "dumb") not in ("", "dumb")):
+        return None
+    from pilot.workflow.statusline import StatusLine
+
+    line = StatusLine(ctx)
+    return line if line.start() else None
 
 
 def _facts(ctx: PilotContext) -> dict[str, str]:
