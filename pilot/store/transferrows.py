@@ -62,7 +62,7 @@ class TransferSum(NamedTuple):
     good: bool
     attempts: int
     files: int
-    bytes: int
+    bytes: float
     seconds: float
     """Sum over the attempts, which overlap."""
     began: float
@@ -211,7 +211,7 @@ class TransferRows:
     def transfer_sums(self, job_id: str) -> list[TransferSum]:
         """What the transfers of a job have come to, per direction and outcome, without a row for each of them."""
         return [TransferSum(row[0], not row[1], *row[2:]) for row in self._query(
-            "SELECT direction, code<>0, COUNT(*), COUNT(DISTINCT lfn), SUM(bytes), SUM(seconds), MIN(at), "
+            "SELECT direction, code<>0, COUNT(*), COUNT(DISTINCT lfn), TOTAL(bytes), TOTAL(seconds), MIN(at), "
             "MAX(at+seconds) FROM transfers WHERE job_id=? GROUP BY 1, 2 ORDER BY 1, 2", (job_id,))]
 
     def worst_transfers(self, job_id: str, limit: int) -> list[dict[str, object]]:
