@@ -16,7 +16,8 @@ FORMAT = 1
 """Of the JSON; a larger one when the meaning of a key changes. New keys may come at any time."""
 _TRANSFERS, _MOVING, _NOTES, _STEPS, _DETAILED = 8, 6, 4, 12, 2
 """Lines of one job at most, and how many of the last jobs are shown with all of them."""
-_LINE = 400
+_LINE, _TEXT = 400, 1000
+"""Characters of a line, and of a text in the JSON."""
 _Item = TypeVar("_Item")
 
 
@@ -144,19 +145,28 @@ def status_document(store: PilotDB, alive: bool, now: Optional[float] = None) ->
     """Return the status of a main work directory for programs; times are epoch s, sizes bytes. See the user guide."""
     now = time.time() if now is None else now
     waiting = store.undelivered()
-    return {
-        "format": FORMAT, "database": str(store.path), "problem": clean(store.problem), "at": now, "alive": alive,
-        "facts": {name: clean(value, 2000) for name, value in store.facts().items()},
+    document: dict[str, object] = {
+        "format": FORMAT, "database": str(store.path), "problem": store.problem, "at": now, "alive": alive,
+        "facts": store.facts(),
         "pilots": [{name: pilot[name] for name in
                     ("version", "pid", "host", "queue", "started", "ended", "exit_code")} for pilot in store.pilots()],
-        "components": [{"name": component, "since": at, "line": clean(line)}
-                       for component, at, line in store.statuses()],
+        "components": [{"name": component, "since": at, "line": line} for component, at, line in store.statuses()],
         "jobs": [job_document(gather(store, row, now, transfers=_TRANSFERS)) for row in store.jobs()],
         "outbox": {"waiting": len(waiting), "unacknowledged": store.unacknowledged(), "messages": [
             {"job": entry.job_id, "state": entry.state, "final": entry.final, "created": entry.created,
-             "attempts": entry.attempts, "last_error": clean(entry.last_error)} for entry in waiting]},
+             "attempts": entry.attempts, "last_error": entry.last_error} for entry in waiting]},
         "traces_waiting": store.waiting_traces(),
     }
+    return {name: _harmless(value) for name, value in document.items()}
+
+
+def _harmless(value: object) -> object:
+    """Return a value all of whose texts are cleaned."""
+    if isinstance(value, str):
+        return clean(value, _TEXT)
+    if isinstance(value, dict):
+        return {clean(name, _TEXT): _harmless(item) for name, item in value.items()}
+    return [_harmless(item) for item in value] if isinstance(value, list) else value
 
 
 def job_document(facts: JobFacts) -> dict[str, object]:
@@ -164,26 +174,22 @@ def job_document(facts: JobFacts) -> dict[str, object]:
     row = facts.row
     message, delivered, trouble = facts.final or ({}, None, "")
     return {
-        "id": row.job_id, "attempt": row.attempt, "transformation": clean(row.transformation), "stage": row.state,
+        "id": row.job_id, "attempt": row.attempt, "transformation": row.transformation, "stage": row.state,
         "granted": row.granted, "ended": row.ended, "exit_code": row.exit_code, "workdir": row.workdir,
         "result": facts.result,
         "report": None if facts.final is None else {
-            "state": message.get("state"), "acknowledged": delivered, "last_error": clean(trouble)},
+            "state": message.get("state"), "acknowledged": delivered, "last_error": trouble},
         "stages": [{"name": span.stage, "began": span.began, "ended": span.ended, "seconds": span.seconds(facts.now)}
                    for span in facts.spans],
-        "story": [{"at": at, "event": event, "stage": state, "detail": clean(detail)}
+        "story": [{"at": at, "event": event, "stage": state, "detail": detail}
                   for at, event, state, detail in _ends(facts.story, 100)],
-        "errors": [{**error._asdict(), "diagnosis": clean(error.diagnosis, 1000),
-                    "evidence": clean(error.evidence, 1000)} for error in facts.errors],
+        "errors": [error._asdict() for error in facts.errors],
         "transfers": [item._asdict() for item in facts.sums],
-        "worst_transfers": [{name: clean(value, 1000) if isinstance(value, str) else value
-                             for name, value in item.items()} for item in facts.worst],
-        "running_transfers": [{**copy._asdict(), "lfn": clean(copy.lfn)} for copy in facts.moving],
+        "worst_transfers": [dict(item) for item in facts.worst],
+        "running_transfers": [copy._asdict() for copy in facts.moving],
         "use": facts.samples[-1]._asdict() if facts.samples else None,
-        "limits": [{**limit._asdict(), "origin": clean(limit.origin), "used": use_of(limit, facts)}
-                   for limit in facts.limits],
-        "notes": [{"at": note.at, "topic": clean(note.topic), "text": clean(note.text, 1000)}
-                  for note in _ends(facts.notes, 100)],
+        "limits": [{**limit._asdict(), "used": use_of(limit, facts)} for limit in facts.limits],
+        "notes": [note._asdict() for note in _ends(facts.notes, 100)],
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any, List
 import pytest
 from harness import PILOT, PYTHON, QUEUE, TEST_SETTINGS, Farm, Pilot
 
-from pilot.store.pilotdb import PilotDB
+from pilot.store.pilotdb import OutboxEntry, PilotDB
 from pilot.util import procfs
 
 DAEMON = """
@@ -187,23 +187,27 @@ def test_stale_heartbeats_are_superseded_and_the_final_report_waits(farm: Farm) 
     gate.reached()
     farm.wait_state(job, "running")
     fault = farm.server.faults.add("update_job", "http_503", times=None)
-    store = pilot.store()
+
+    def undelivered() -> List[OutboxEntry]:
+        store = pilot.store()  # each look sees what is there now
+        found = store.undelivered()
+        store.close()
+        return found
 
     def newest() -> int:
-        return max((entry.id for entry in store.undelivered()), default=0)
+        return max((entry.id for entry in undelivered()), default=0)
 
     farm.server.wait(newest)
     first = newest()
     farm.server.wait(lambda: newest() > first + 1)
-    assert len(store.undelivered()) == 1
+    assert len(undelivered()) == 1
     seen = len(farm.server.job(job)["updates"])
     gate.open()
-    farm.server.wait(lambda: any(entry.final for entry in store.undelivered()))
+    farm.server.wait(lambda: any(entry.final for entry in undelivered()))
     hits = fault.hits
     farm.server.wait(lambda: fault.hits > hits)
     farm.server.faults.clear()
     assert pilot.wait() == 0
-    store.close()
     later = farm.server.job(job)["updates"][seen:]
     assert [update["state"] for update in later] == ["finished"]
 

@@ -65,7 +65,7 @@ def nasty_story(directory: Path, transfers: int = 100_000) -> tuple[PilotDB, Clo
     store.set_facts({f"{evil} {number}": evil * 100 for number in range(200)})
     store.add_job("7", 1, "token", START, evil * 1000, evil)
     store.add_transition("7", "accepted", "payload", evil * 500)
-    for number in range(3000):
+    for _ in range(3000):
         store.add_transition("7", evil, "payload", evil * 3)
     for number in range(1500):
         store.add_sample("7", Sample(START + number, number, 1e9, 2**62, 10**6, 2**62, 2**62, number << 40, 0, 2**62))

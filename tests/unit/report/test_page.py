@@ -19,9 +19,9 @@ from pilot.store.pilotdb import PilotDB
 LARGEST = 300_000
 LOGS = ("payload.stdout", "payload.stderr")
 VOID = {"meta", "link", "br"}
-OURS = {"html", "head", "meta", "link", "title", "style", "body", "h1", "h2", "h3", "p", "b", "small", "section", "table",
-        "caption", "thead", "tbody", "tr", "th", "td", "ul", "li", "figure", "figcaption", "pre", "svg", "line", "text",
-        "polyline", "rect"}
+OURS = {"html", "head", "meta", "link", "title", "style", "body", "h1", "h2", "h3", "p", "b", "small",
+        "section", "table", "caption", "thead", "tbody", "tr", "th", "td", "ul", "li", "figure",
+        "figcaption", "pre", "svg", "line", "text", "polyline", "rect"}
 
 
 class Dump(HTMLParser):
@@ -86,10 +86,12 @@ def test_what_people_ask_for_comes_first(tmp_path: Path) -> None:
                              "Notes of the checks", "Story", "Environment", "Ends of the logs"]
     text = dump.text
     assert text.index("exit code 7") < text.index("the log"), "the root cause stands first"
-    for words in ("root cause 1305 payloadexecutionfailure", "user never payload.stderr, line 12", "payload 2 h 00 min",
-                  "maxrss of the queue x 2", "stage-in: 1 file(s), 4.00 GB in 38 s, 105 MB/s", "no byte moved for 600 s",
-                  "cannot measure: smaps_rollup is not readable", "4711 (SLURM)", "pilot.heartbeat = 60", "TEST_QUEUE",
-                  "big.root rucio 420 B of 1.00 kB (42%)", "the last word", "a line of the pilot", "node7.example.org"):
+    for words in ("root cause 1305 payloadexecutionfailure", "user never payload.stderr, line 12",
+                  "payload 2 h 00 min", "maxrss of the queue x 2",
+                  "stage-in: 1 file(s), 4.00 GB in 38 s, 105 MB/s", "no byte moved for 600 s",
+                  "cannot measure: smaps_rollup is not readable", "4711 (SLURM)", "pilot.heartbeat = 60",
+                  "TEST_QUEUE", "big.root rucio 420 B of 1.00 kB (42%)", "the last word", "a line of the pilot",
+                  "node7.example.org"):
         assert words in text, words
     assert dump.tables and all(heads and rows for heads, rows in dump.tables), "each table has heads, and rows"
     assert len(dump.pictures) == 6 and all(len(words) > 20 for words in dump.pictures)
