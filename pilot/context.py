@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pilot.payload.process import Supervisor
     from pilot.settings import Settings
     from pilot.store.pilotdb import OwnerLock, PilotDB
+    from pilot.telemetry.exporter import Telemetry
     from pilot.user.base import Experiment
 
 
@@ -75,6 +76,8 @@ class PilotContext:
     transfers: Transfers = field(init=False)
     instructions: Optional[Instructions] = None
     """What a message broker tells (``--subscribe-to-msgsvc``); None: nobody listens."""
+    telemetry: Optional[Telemetry] = None
+    """Exports traces and metrics; None unless ``telemetry.otlp_endpoint`` is set."""
     leave_by: float = float("inf")
     """Monotonic time at which the pilot must begin to leave (queue's maxtime, option -l)."""
     leave_by_text: str = ""

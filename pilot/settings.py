@@ -36,6 +36,7 @@ from pilot.settings_sections import (
     RucioSection,
     ServerSection,
     ShutdownSection,
+    TelemetrySection,
     TokenSection,
     TransfersSection,
     WorkernodeSection,
@@ -95,6 +96,7 @@ class Settings:
     limits: LimitsSection
     jobs: JobsSection
     monitor: MonitorSection
+    telemetry: TelemetrySection
     plugins: PluginsSection
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """``section.key`` -> who set it; keys with their default are absent."""

@@ -317,6 +317,16 @@ class PluginsSection(Section):
     resources: Mapping[str, Any] = _key("HPC resource name (--hpc-resource, lower case) -> module:Class")
 
 
+@dataclass(init=False, repr=False, eq=False)
+class TelemetrySection(Section):
+    """Traces and metrics for an OpenTelemetry collector (extra ``otel``)."""
+
+    otlp_endpoint: str = _key("base URL of a collector that speaks OTLP over HTTP; empty = nothing is exported")
+    interval: float = _key("between exports of metrics", "s", minimum=1)
+    timeout: float = _key("for one export with its repetitions", "s", minimum=0.1)
+    patience: float = _key("that the pilot's end waits for the last export", "s", minimum=0)
+
+
 SECTIONS: dict[str, type[Section]] = {
     "pilot": PilotSection,
     "information": InformationSection,
@@ -335,6 +345,7 @@ SECTIONS: dict[str, type[Section]] = {
     "limits": LimitsSection,
     "jobs": JobsSection,
     "monitor": MonitorSection,
+    "telemetry": TelemetrySection,
     "plugins": PluginsSection,
 }
 """Section name -> its dataclass, in the order of the documentation."""

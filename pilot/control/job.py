@@ -82,6 +82,10 @@ class JobComponent(Component):
             self._clean(message.job)
         elif isinstance(message, JobLeft):
             end_job_log(message.job.jobid)
+            if self.ctx.telemetry is not None:
+                from pilot.control.telemetry import job_left
+
+                job_left(self.ctx, message.job)
             self._taken.discard(message.job.jobid)
             self.say("idle")
             self._one_by_one = False

@@ -137,6 +137,12 @@ class ViewRows:
         return [Sample._make(row) for row in self._query(
             f"SELECT {','.join(Sample._fields)} FROM samples WHERE job_id=? ORDER BY at", (job_id,))]  # noqa: S608
 
+    def last_sample(self, job_id: str) -> Optional[Sample]:
+        """The newest sample of a job."""
+        rows = self._query(f"SELECT {','.join(Sample._fields)} FROM samples WHERE job_id=? "  # noqa: S608 - our own names
+                           "ORDER BY at DESC LIMIT 1", (job_id,))
+        return Sample(*rows[0]) if rows else None
+
     def set_limit(self, job_id: str, limit: Limit) -> None:
         """Store a limit of a job, once it is known; a later one replaces it."""
         self._execute("INSERT OR REPLACE INTO limits VALUES (?,?,?,?,?)", (job_id, *limit))

@@ -64,6 +64,10 @@ def run(ctx: PilotContext) -> None:
     for component in components:
         component.start()
     watchdog = Watchdog(ctx, components)
+    if ctx.settings.telemetry.otlp_endpoint:
+        from pilot.control.telemetry import start_telemetry
+
+        start_telemetry(ctx)
     _look_for_signals(ctx)
     if ctx.options.subscribe_to_msgsvc:
         from pilot.control.instructions import listen
@@ -80,6 +84,10 @@ def run(ctx: PilotContext) -> None:
         ctx.instructions.close()
     _drain(ctx)
     _drain_traces(ctx)
+    if ctx.telemetry is not None:
+        from pilot.control.telemetry import stop_telemetry
+
+        stop_telemetry(ctx)
     ctx.road.monitor.close(ctx.shutdown.remaining(float("inf")))
     for component in components:
         component.stop()

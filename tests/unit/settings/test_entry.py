@@ -142,4 +142,4 @@ def test_package_takes_version_and_data_from_the_single_source():
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"file": "PILOTVERSION"}
     assert project["project"]["scripts"] == {"panda-pilot": "pilot.cli:main"}
     assert set(project["project"]["optional-dependencies"]) == {
-        "rucio", "gfal", "xrootd", "s3", "gs", "logging", "messaging", "test", "docs", "sandbox", "grid"}
+        "rucio", "gfal", "xrootd", "s3", "gs", "logging", "messaging", "otel", "test", "docs", "sandbox", "grid"}
