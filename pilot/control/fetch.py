@@ -135,8 +135,9 @@ class JobFetcher(Component):
         """With ``--subscribe-to-msgsvc``: wait for the message that asks for a job, and return the task it names."""
         if self.ctx.instructions is None:
             return task_id
-        self.say("waiting for an instruction of the message broker")
+        self.say("waiting for an instruction of the message broker", float("inf"))
         self._told = self.ctx.instructions.wait()
+        self.allow(self.step_time())
         self._check_stop()  # that may have taken hours
         self._check_limits()
         return task_id if self._told is None else self._told.task

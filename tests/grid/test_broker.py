@@ -272,6 +272,19 @@ def test_finish_task_lets_the_job_end_and_takes_no_other(activemq: ActiveMQ, far
     assert farm.final(job)["state"] == "finished" and not farm.server.job(later)["final"]
 
 
+def test_a_pilot_that_waits_for_long_is_not_stuck(activemq: ActiveMQ, farm: Farm) -> None:
+    store_login(farm)
+    job = farm.submit_job(taskID=12)
+    settings = {"monitor.step_time": 1, "pilot.thread_check": 1, "pilot.cpu_check": 1,
+                "message_broker.url": HOSTS[0], "message_broker.receiver_port": activemq.port}
+    pilot = farm.start_pilot("--subscribe-to-msgsvc", "-v", "1", settings=settings)
+    pilot.wait_output("listening to")
+    pilot.wait_lines("the pilot itself: CPU time", 4)  # so often the watchdog has looked, a second apart
+    say(activemq, "get_job", 12)
+    assert pilot.wait() == 0
+    assert farm.final(job)["state"] == "finished" and "stuck" not in pilot.output
+
+
 def test_a_waiting_pilot_ends_by_message_and_by_signal(activemq: ActiveMQ, farm: Farm) -> None:
     store_login(farm)
     by_message = start(farm, activemq.port)

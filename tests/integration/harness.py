@@ -148,6 +148,12 @@ class Pilot:
                 story = self._text.decode(errors="replace")[-5000:]
                 raise TimeoutError(f"the pilot has not written {text!r}:\n{story}")
 
+    def wait_lines(self, text: str, count: int, timeout: float = PATIENCE) -> None:
+        """Block until ``text`` has come ``count`` times."""
+        with self._more:
+            assert self._more.wait_for(lambda: self._text.count(text.encode()) >= count or self._closed, timeout)
+            assert self._text.count(text.encode()) >= count, self._text.decode(errors="replace")[-5000:]
+
     def send(self, name: str) -> float:
         """Send a signal by name; returns the time (monotonic)."""
         os.kill(self.pid, getattr(signal, name))
