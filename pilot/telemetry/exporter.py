@@ -116,7 +116,8 @@ class Telemetry:
         self._store.flush()
         primary = errors.primary(row.exit_code == 0)
         span: Span = job_span(
-            row, facts, self._store.story(job_id), self._store.worst_transfers(job_id, MOST_TRANSFERS), self._store.errors(job_id),
+            row, facts, self._store.story(job_id), self._store.worst_transfers(job_id, MOST_TRANSFERS),
+            self._store.errors(job_id),
             (primary.code, primary.diagnosis) if primary is not None else (0, ""), time.time(),
             sum(total.attempts for total in self._store.transfer_sums(job_id)))
         return otlp.send_span(span, trace_id_of(row.job_id, row.attempt))
