@@ -56,6 +56,7 @@ PROVOKED: dict[int, str] = {
     1323: "test_an_unknown_tool_lists_the_known_ones",
     1326: "test_permissions_of_queue_and_file",
     1329: "test_a_non_deterministic_endpoint_is_refused",
+    1332: "test_two_in_a_row_end_the_pilot_with_1332",
     1339: "test_a_tarball_that_cannot_be_written_is_1339",
     1341: "test_unknown_mv_setting_is_a_bad_queue_configuration",
     1342: "test_a_plug_in_that_cannot_be_loaded_is_1342",
@@ -78,13 +79,11 @@ PROVOKED: dict[int, str] = {
 }
 """Code -> test function."""
 
-_CHECKS = "set by a check of running payloads that this version does not have yet"
 _EVENTS = "event service: not in this version"
 _CPU = "a failure to measure CPU time is noted in the log and fails no job"
 _REMOTE = "existing pilots' script for the test of remote inputs; this pilot tests them itself: 1361"
 
 NEVER: dict[int, str] = {
-    **dict.fromkeys((1332,), _CHECKS),
     **dict.fromkeys((1224, 1228, 1234, 1238, 1240), _EVENTS),
     **dict.fromkeys((1344, 1352, 1353, 1354), _CPU),
     **dict.fromkeys((1368, 1374, 1378), _REMOTE),

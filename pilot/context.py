@@ -9,12 +9,14 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Optional
 
+from pilot.monitoring.leaveby import LeaveBy
 from pilot.monitoring.pulse import Pulse
 from pilot.panda.keypairs import KeyPairs
 from pilot.util.cancel import CancelToken
 from pilot.util.helper import HelperPool
 
 if TYPE_CHECKING:
+    from pilot.control.blackhole import BlackHole
     from pilot.control.instructions import Instructions
     from pilot.control.road import Road
     from pilot.control.shutdown import Shutdown
@@ -74,16 +76,15 @@ class PilotContext:
     reporter: Reporter = field(init=False)
     road: Road = field(init=False)
     transfers: Transfers = field(init=False)
+    blackhole: BlackHole = field(init=False)
     instructions: Optional[Instructions] = None
     """What a message broker tells (``--subscribe-to-msgsvc``); None: nobody listens."""
     telemetry: Optional[Telemetry] = None
     """Exports traces and metrics; None unless ``telemetry.otlp_endpoint`` is set."""
-    leave_by: float = float("inf")
-    """Monotonic time at which the pilot must begin to leave (queue's maxtime, option -l)."""
-    leave_by_text: str = ""
-    """Where that limit comes from."""
     resource_types: Optional[ResourceTypes] = None
     """The server's, once a payload has run long enough to need them."""
+    leave: LeaveBy = field(default_factory=LeaveBy)
+    """The one time by which the pilot has to leave, from everything that may end its slot."""
     lookups: CancelToken = field(default_factory=CancelToken)
     """Breaks off downloads of queue and storage descriptions. Not the token of the pilot's end: the last job's log
     needs its storage's description after the signal, too."""
@@ -91,6 +92,11 @@ class PilotContext:
     """Set when the pilot's work is over: background threads end."""
     exit_error: int = 0
     """Pilot error code that decides the exit code (trouble of the pilot or the site, never a job's own)."""
+
+    @property
+    def leave_by(self) -> float:
+        """Monotonic time at which the pilot must begin to leave."""
+        return self.leave.now.at
 
     @property
     def job_label(self) -> str:

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn, Optional
+from typing import Any, NoReturn, Optional
 
 from pilot.option_rules import WORKFLOWS, canonical_workflow, realtime_server, str2bool
 
@@ -48,6 +48,8 @@ class Options:
     workflow: str = "generic"
     lifetime: int = 324000
     leasetime: int = 3600
+    lease_given: bool = False
+    """``-L`` was on the command line: other workflows than the stager's obey it only then."""
     resource: Optional[str] = None
     site: Optional[str] = None
     resource_type: str = ""
@@ -112,6 +114,14 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         text = " ".join(message.split()).encode("utf-8", "backslashreplace").decode("utf-8")
         self.exit(2, f"{self.prog}: error: {text} (see {self.prog} --help)\n")
+
+
+class _Lease(argparse.Action):
+    """Notes that the option was there: its default is no limit for most workflows."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: Optional[str] = None) -> None:
+        namespace.leasetime, namespace.lease_given = values, True
 
 
 def parse_command_line(argv: Optional[Sequence[str]] = None, environ: Optional[Mapping[str, str]] = None) -> Options:
@@ -261,8 +271,9 @@ def _add_identity(parser: argparse.ArgumentParser) -> None:
         help="prodSourceLabel to ask for: managed, user, ptest, test, rc_test2, self, ... [%(default)s]")
     add("-l", "--lifetime", dest="lifetime", metavar="SECONDS", type=_count, default=324000,
         help="longest run time; the queue's maxtime wins unless --pod [env PANDAPILOT_LIFETIME, %(default)s]")
-    add("-L", "--leasetime", dest="leasetime", metavar="SECONDS", type=_count, default=3600,
-        help="lease of the stager workflow [%(default)s]")
+    add("-L", "--leasetime", dest="leasetime", metavar="SECONDS", type=_count, default=3600, action=_Lease,
+        help="lease of a pod: one more limit of the run time when it is given; always for the stager [%(default)s]")
+    parser.set_defaults(lease_given=False)
     add("-b", "--nocvmfs", dest="cvmfs", action="store_false", help="do not check CVMFS at start")
     add("--es-executor-type", dest="executor_type", metavar="TYPE", default="generic",
         help="event service executor: generic, raythena, ... [%(default)s]")

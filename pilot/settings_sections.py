@@ -275,6 +275,15 @@ class LimitsSection(Section):
     cvmfs_time: float = _key("that the look at CVMFS before the first job may take", "s", minimum=1)
     clock_offset: float = _key("between this node's clock and the server's before the log warns", "s", minimum=1)
     node_check_time: float = _key("that each check of --check may take", "s", minimum=1)
+    leave_margin: float = _key(
+        "kept before the end of the slot for outputs, log and report; in short slots a tenth", "s", minimum=0)
+    leave_by_check: float = _key("between looks at what may end the slot (shutdowns, proxies)", "s", minimum=1)
+    shortest_job: float = _key(
+        "that must be left before a job is asked for, beside that margin; in short slots a tenth", "s", minimum=0)
+    transfer_rate: int = _key("per second that a stage-out is taken to move before one was measured", "bytes",
+                              minimum=1)
+    node_failures: int = _key(
+        "failures in a row caused by the node that end a pilot which would take another job; 0 = any number", minimum=0)
 
 
 @dataclass(init=False, repr=False, eq=False)
@@ -354,8 +363,7 @@ WITHOUT_EFFECT: frozenset[str] = frozenset(
     f"{section}.{key}"
     for section, keys in {
         "pilot":
-            "maximum_input_file_sizes "
-            "proxy_verification_time timing_file "
+            "maximum_input_file_sizes timing_file "
             "redundant http_connect_timeout update_sleep "
             "remotefileverification_instant "
             "base_trace_report",

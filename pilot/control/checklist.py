@@ -51,9 +51,14 @@ def workdir_tracker(ctx: PilotContext, job: Job) -> WorkdirTracker:
 
 def keepers(ctx: PilotContext) -> list[Keeper]:
     """Return what the pilot looks after, made at its start; setting ``pilot.checks`` may name some of them."""
+    from pilot.control.credentialkeeper import CredentialKeeper, has_credentials
+    from pilot.control.leavetime import LeaveByKeeper, may_change
+
     pilot = ctx.settings.pilot
     found: list[Keeper] = [
         HeartbeatFile(ctx.home / pilot.pilot_heartbeat_file, ctx.pulse, pilot.pilot_heartbeat),
+        *([LeaveByKeeper(ctx)] if may_change(ctx) else []),
+        *([CredentialKeeper(ctx)] if has_credentials(ctx) else []),
     ]
     return [keeper for keeper in found if is_wanted(ctx, keeper.name)]
 

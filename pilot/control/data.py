@@ -22,7 +22,6 @@ from pilot.control.errorfile import write_error_file
 from pilot.control.lifecycle import Event
 from pilot.control.messages import StageIn, StageOut
 from pilot.control.reportpage import write_report_page
-from pilot.control.shutdown import StopReason
 from pilot.control.utilities import after_payload, before_stagein
 from pilot.info.filespec import FileSpec
 from pilot.info.job import Job
@@ -135,8 +134,7 @@ class StageInLane(Component):
             code, text = describe(exc)
             add_error(self.ctx, job, 1099 if code in (1303, 1319) else code, text)
             event = Event.STAGEIN_FAILED
-            # the next job would most likely fail here, too: one bad node must not eat a queue
-            self.ctx.shutdown.stop(StopReason(f"the stage-in of job {job.jobid} has failed"))
+            self.ctx.blackhole.stagein_failed(job, code, text)  # one bad node must not eat a queue
         else:
             event = Event.STAGED_IN
         job.timing.stop("stagein")

@@ -73,6 +73,12 @@ class JobFetcher(Component):
         """True while jobs wait here that came in one file, or one answer, with a job that was handed on."""
         return bool(self._left_over)
 
+    def would_go_on(self) -> bool:
+        """True when another job would be asked for after the present one; from any thread."""
+        return (not self.ctx.shutdown.stopping.cancelled and self.ctx.settings.pilot.pandajob != "fake"
+                and self.limits.refusal(time.monotonic() - self._began) is None
+                and self.ctx.leave.refusal() is None and self.ctx.queue.refusal() is None)
+
     def handle(self, message: Any) -> None:
         """Answer a FetchJob."""
         if not isinstance(message, FetchJob):
@@ -155,9 +161,9 @@ class JobFetcher(Component):
         refusal = self.ctx.queue.refusal()
         if refusal is not None:  # set offline since the last job
             raise _Stopped(refusal[1])
-        left = self.ctx.leave_by - time.monotonic()
-        if left <= 0:
-            raise _Stopped(f"the time limit of this pilot is reached ({self.ctx.leave_by_text})")
+        refusal_of_time = self.ctx.leave.refusal()
+        if refusal_of_time is not None:
+            raise _Stopped(refusal_of_time)
 
     def _check_ahead(self) -> None:
         """Before each request while another job leaves: is there room for a second one beside it?"""
@@ -314,6 +320,7 @@ class JobFetcher(Component):
             prod_user_id=self._own_dn() if options.job_label == "self" else "",
             task_id=int(task_id) if task_id.isdigit() else None,
             via_topic=self._told is not None and options.allow_same_user, resource_type=options.resource_type,
+            remaining_time=self.ctx.leave.remaining(),
             harvester_id=environ.get("HARVESTER_ID", ""), worker_id=environ.get("HARVESTER_WORKER_ID", ""))
 
     def _own_dn(self) -> str:

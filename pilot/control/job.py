@@ -350,6 +350,7 @@ class JobComponent(Component):
         self.ctx.reporter.post(job.jobid, message, final=True)
         self.ctx.store.set_job(job.jobid, ended=job.end_time, exit_code=job.exit_code,
                                timing=str(message.get("pilotTiming", "")))
+        self.ctx.blackhole.job_over(job, finished=finished)
         if self.ctx.settings.jobs.reference_exit_codes and not finished:
             self._exit_like_the_reference(job)
         if job.errors:

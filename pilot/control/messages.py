@@ -166,5 +166,9 @@ class DeadlineSet(NamedTuple):
     reason: StopReason
 
 
+class LeaveByMoved(NamedTuple):
+    """To the monitor: the pilot's leave-by time has changed (a shutdown was announced, a proxy renewed)."""
+
+
 class LookAround(NamedTuple):
     """To control/job: something has changed (a tail begins, the pilot is to end): is there anything to do?"""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence
@@ -25,6 +24,7 @@ from pilot.control.messages import (
     JobEntered,
     JobGone,
     JobWaits,
+    LeaveByMoved,
     MemoryLooked,
     PayloadEnded,
     PayloadStarted,
@@ -32,7 +32,7 @@ from pilot.control.messages import (
 )
 from pilot.control.realtime import RealtimeLogs
 from pilot.control.reports import heartbeat_message
-from pilot.control.shutdown import StopReason
+from pilot.control.timelimits import TimeLimits
 from pilot.control.timers import Timers
 from pilot.info.job import Job
 from pilot.monitoring.checks import Ends, Keeper, Look
@@ -95,7 +95,7 @@ class MonitorComponent(Component):
         self._watches: dict[str, Watch] = {}
         self._desk = DebugDesk(ctx, self.post)
         self._realtime = RealtimeLogs(ctx)
-        self._keeping = Lane("keepers")
+        self._limits = TimeLimits(ctx, self._timers)
 
     def start(self) -> None:
         """Start the thread, and what looks after the pilot itself."""
@@ -104,9 +104,11 @@ class MonitorComponent(Component):
         super().start()
 
     def _schedule_keeper(self, keeper: Keeper) -> None:
+        lane = Lane(f"keeper-{keeper.name}")  # one that hangs holds up no other
+
         def look() -> None:
-            self._keeping.ask(keeper.name, keeper.look)
-            self._schedule_keeper(keeper)
+            lane.ask(keeper.name, keeper.look)
+            self._timers.after(keeper.period, f"keeper:{keeper.name}", look)
 
         self._timers.after(keeper.period, f"keeper:{keeper.name}", look)
 
@@ -139,8 +141,9 @@ class MonitorComponent(Component):
         elif isinstance(message, JobEntered):
             self._entered(message.job)
         elif isinstance(message, JobWaits):
-            if message.job_id in self._watches:
-                self._limit_time(self._watches[message.job_id], waits=not message.goes_on)
+            self._limits.waits(message.job_id, goes_on=message.goes_on)
+        elif isinstance(message, LeaveByMoved):
+            self._limits.moved()
         elif isinstance(message, PayloadEnded):
             self._payload_ended(message.job_id)
         elif isinstance(message, ServerCommand):
@@ -154,6 +157,7 @@ class MonitorComponent(Component):
         if gone is not None and gone.checks is not None:
             gone.checks.close()
         self._timers.cancel_prefix(f"{message.job_id}:")
+        self._limits.gone(message.job_id)
         self._desk.drop(message.job_id)
         self._realtime.job_gone(message.job_id)
 
@@ -166,16 +170,7 @@ class MonitorComponent(Component):
             track.desk = watch.checks
         self._schedule_heartbeat(watch)
         self._schedule_files(watch)
-        self._limit_time(watch)
-
-    def _limit_time(self, watch: Watch, *, waits: bool = False) -> None:
-        """Set the job's time limit, counted from now; a job that waits has the pilot's own limit only."""
-        job, limit, text = watch.job, self.ctx.leave_by, self.ctx.leave_by_text
-        if self.ctx.queue.job_maxwalltime and job.maxwalltime > 0 and not waits:
-            seconds = job.maxwalltime * self.ctx.queue.pilot_walltime_grace
-            if time.monotonic() + seconds < limit:
-                limit, text = time.monotonic() + seconds, f"the job's maxWalltime allows {seconds:.0f} s"
-        self._timers.at(limit, f"{job.jobid}:time", lambda: self._time_is_up(watch, text))
+        self._limits.entered(job)
 
     # --- heartbeats ---------------------------------------------------------------------------------------------------
 
@@ -224,6 +219,7 @@ class MonitorComponent(Component):
             self.ctx.reporter.post(job.jobid, update, final=False)
         if watch.checks is not None:
             watch.checks.payload_started(started.child.started, started.child.pid)
+            self._limits.payload_started(job, started.child.started)
             self._timers.after(FIRST_SIZE_LOOK, f"{job.jobid}:sample:files", watch.checks.look_at_files)
         self._schedule_sample(watch)
         for seconds in _FIRST_LOOKS:  # at the memory: most payloads are at their final size soon, some end soon
@@ -309,6 +305,8 @@ class MonitorComponent(Component):
             if track is None or track.state.stage not in (Stage.RECEIVED, Stage.STAGEIN, Stage.PAYLOAD):
                 return  # its tail has begun
             if watch.checks is not None and track.state.stage is not Stage.RECEIVED:  # there it may wait for space
+                if watch.checks.view is not None:
+                    self._limits.written(watch.job, watch.checks.view.size)
                 watch.checks.look_at_files()
             self._schedule_files(watch)
 
@@ -331,12 +329,6 @@ class MonitorComponent(Component):
         self.ctx.road.abort(message.job_id, Event.LIMIT, breach.code, breach.text)
 
     # --- limits, commands ----------------------------------------------------------------------------------------
-
-    def _time_is_up(self, watch: Watch, origin: str) -> None:
-        text = f"the time limit is reached: {origin}"
-        os.environ["REACHED_MAXTIME"] = "REACHED_MAXTIME"
-        self.ctx.shutdown.stop(StopReason(text))
-        self.ctx.road.abort(watch.job.jobid, Event.LIMIT, 1213, text)
 
     def _command(self, job_id: str, commands: Commands) -> None:
         watch = self._watches.get(job_id)

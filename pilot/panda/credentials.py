@@ -179,6 +179,16 @@ class Credentials:
         now = time.time() if now is None else now
         return expiry - now < (expiry - issued if issued is not None else 3600.0) / 3
 
+    def can_renew(self) -> bool:
+        """Return True when a token is in use, and the key file to renew it with is there."""
+        return bool(self.token()) and bool(self._find(self._environ.get("PANDA_AUTH_TOKEN_KEY", "")))
+
+    def use_proxy(self, path: str) -> None:
+        """Use another file as the pilot's proxy from now on (a renewed one, where the old place is read-only)."""
+        self._environ["X509_USER_PROXY"] = path
+        if self._cacert:
+            self._cacert = path
+
     def renew_token(self, server: TokenSource, home: Path) -> bool:
         """Fetch a new token and keep it in ``home``; the primary token file stays as it is.
 

@@ -200,6 +200,14 @@ class TransferRows:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
+    def moved(self, direction: str, least: int) -> tuple[int, float]:
+        """Bytes and seconds of the transfers of ``direction`` (``stage-in``, ``stage-out``) that succeeded, of files of
+        ``least`` bytes and more; a hundred thousand of them are added up in some ms."""
+        self.flush()
+        row = self._query("SELECT TOTAL(bytes), TOTAL(seconds) FROM transfers WHERE direction=? AND status='DONE' AND "
+                          "bytes>=?", (direction, least))[0]
+        return int(row[0]), float(row[1])
+
     def transfers(self, job_id: str) -> list[dict[str, object]]:
         """All transfer attempts of a job."""
         names = _TRANSFER[1:]

@@ -52,6 +52,10 @@ class Experiment:
     """(TLS at all, verify the certificate) for that server; None = settings ``pilot.ssl_enable``,
     ``pilot.ssl_verify``."""
 
+    needs_proxy: bool = False
+    """True: without a valid X509 proxy nothing can be stored or reported, so its end is one of the ends of the pilot's
+    slot."""
+
     looping_exclusions: Sequence[str] = ()
     """Patterns (``fnmatch``) for the path below the job's directory, or its last part, of files that change although a
     payload does nothing: logs of monitors that run beside it. Never broad ones like ``*.py``: what no pattern hides
@@ -68,13 +72,22 @@ class Experiment:
         return None
 
     def verify_proxy(self, proxy: str, *, at_start: bool) -> tuple[int, str]:
-        """Called before each getJob unless ``-t`` was given (``at_start``), and for a payload's proxy that was fetched.
+        """Called unless ``-t`` was given: before each getJob (``at_start``), every ``pilot.proxy_verification_time``
+        while the pilot runs, and for a proxy that was fetched.
 
         ``proxy`` is the path of the file, '' when there is none. Returns (pilot error code, text), code 0 = valid; a
         text beside code 0 goes into the log. The default accepts everything: experiments without grid proxies are the
         rule outside of the LHC.
         """
         return 0, ""
+
+    def pilot_proxy_role(self) -> tuple[str, str]:
+        """Called when ``verify_proxy`` says that the VOMS attributes of the pilot's own proxy end soon (1370): (role,
+        DN) of the proxy that the server is asked for; an empty DN is left out.
+
+        The default is an empty role: the proxy is not renewed by the pilot.
+        """
+        return "", ""
 
     def payload_proxy_role(self, job: Job) -> tuple[str, str]:
         """Called in validation of user jobs that must not run with the pilot's proxy: (role, DN) of the proxy that the

@@ -18,7 +18,7 @@ from pilot.user.base import Experiment
 
 logger = logging.getLogger(__name__)
 
-_OF_THE_PILOT = frozenset({"sanity_check", "verify_proxy", "allow_timefloor"})
+_OF_THE_PILOT = frozenset({"sanity_check", "verify_proxy", "pilot_proxy_role", "allow_timefloor"})
 """Hooks that are called for no job: their faults end the pilot (1301, exit code 70)."""
 _DEPTH = 6
 

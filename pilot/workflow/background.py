@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
 from pilot.common.exception import PilotException
+from pilot.control.leavetime import ask_slurm, token_renewal_wanted
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
@@ -24,6 +25,8 @@ def start_background(ctx: PilotContext) -> None:
         _in_thread("node-map", lambda: describe_node(ctx))
     if token_renewal_wanted(ctx):
         _in_thread("token", lambda: keep_token(ctx))
+    if ctx.environ.get("SLURM_JOB_ID") and not ctx.environ.get("SLURM_JOB_END_TIME"):
+        _in_thread("squeue", lambda: ask_slurm(ctx))
 
 
 def _in_thread(name: str, work: Callable[[], None]) -> None:
@@ -55,12 +58,6 @@ def _write(path: Path, content: Mapping[str, object]) -> None:
         os.replace(temporary, path)
     except OSError as exc:
         logger.warning("%s was not written: %s", path, exc.strerror)
-
-
-def token_renewal_wanted(ctx: PilotContext) -> bool:
-    """True when an OIDC token is in use and neither ``-y`` nor the queue (``no_token_renewal``) forbids renewing it."""
-    return (ctx.server is not None and ctx.credentials is not None and ctx.options.token_renewal
-            and "no_token_renewal" not in ctx.queue.catchall and bool(ctx.credentials.token()))
 
 
 def keep_token(ctx: PilotContext) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pilot.common.exception import PilotException
+from pilot.control.blackhole import BlackHole
 from pilot.control.data import StageInLane, StageOutLane
 from pilot.control.fetch import JobFetcher
 from pilot.control.job import JobComponent
@@ -55,6 +56,7 @@ def run(ctx: PilotContext) -> None:
     ctx.transfers = Transfers(ctx)
     ctx.road = Road(ctx)
     fetcher = JobFetcher(ctx)
+    ctx.blackhole = BlackHole(ctx, fetcher.would_go_on)
     job = JobComponent(ctx, fetcher)
     ctx.road.job_component, ctx.road.monitor = job, MonitorComponent(ctx)
     ctx.road.stagein, ctx.road.stageout, ctx.road.payload = StageInLane(ctx), StageOutLane(ctx), PayloadComponent(ctx)

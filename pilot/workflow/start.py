@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Optional
 from pilot.common.errorcodes import message_of, process_exit_code, shell_exit_code
 from pilot.common.exception import MKDirFailure, PilotException
 from pilot.context import PilotContext
+from pilot.control.leavetime import begin_leave_by
 from pilot.control.shutdown import Shutdown, SignalArrived
 from pilot.info.config import SourceConfig
 from pilot.info.infoservice import InfoService
@@ -48,10 +49,6 @@ if TYPE_CHECKING:
     from pilot.workflow.statusline import StatusLine
 
 logger = logging.getLogger(__name__)
-
-# Leave early enough before the batch system's limit for the payload's end, log and report.
-_LEAVE_MARGIN = 600.0
-_LEAVE_SHARE = 0.1
 
 
 def run(options: Options, settings: Settings) -> int:
@@ -85,8 +82,8 @@ def run(options: Options, settings: Settings) -> int:
         batch=find_batch_system(environ), harvester=is_harvester_mode(options, environ),
         kubernetes="K8S_JOB_ID" in environ, started=started, pulse=Pulse(settings.monitor.suspension),
         helpers=HelperPool(home, tuple(filter(None, [settings.transfers.helper_python]))),
-        shutdown=Shutdown(settings.shutdown.pod_deadline if options.pod else settings.shutdown.deadline,
-                          kubernetes="K8S_JOB_ID" in environ))
+        shutdown=Shutdown(settings.shutdown.pod_deadline if options.pod or "K8S_JOB_ID" in environ
+                          else settings.shutdown.deadline, kubernetes="K8S_JOB_ID" in environ))
     logger.info("node %s, batch job %s, process %d, Python %s (%s), work directory %s", ctx.node.host_name,
                 f"{ctx.batch.id} ({ctx.batch.type})" if ctx.batch.type else "unknown", os.getpid(),
                 sys.version.split()[0], sys.executable, home)
@@ -281,17 +278,12 @@ def _load_queue(ctx: PilotContext) -> QueueData:
 
 
 def _apply_queue(ctx: PilotContext) -> None:
-    queue, options = ctx.queue, ctx.options
+    queue = ctx.queue
     if ctx.server is not None and queue.internet_protocol_version == "IPv4":
         ctx.server.force_ipv4(True)
     os.environ.setdefault("PILOT_RUCIO_SITENAME", queue.site or "")
     os.environ.update(PILOT_SITENAME=queue.resource, PILOT_IP_VERSION=queue.internet_protocol_version)
-    limit, origin = float(options.lifetime), "option -l"
-    if queue.maxtime > 0 and not options.pod:
-        limit, origin = float(queue.maxtime), "the queue's maxtime"
-    margin = min(_LEAVE_MARGIN, limit * _LEAVE_SHARE)
-    ctx.leave_by = ctx.started + limit - margin
-    ctx.leave_by_text = f"{origin} is {limit:.0f} s, less {margin:.0f} s for the way out"
+    begin_leave_by(ctx)
 
 
 def _send_worker_status(ctx: PilotContext, status: str, *, wait: float) -> None:

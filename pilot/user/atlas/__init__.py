@@ -38,6 +38,7 @@ class Atlas(Experiment):
     )
     sends_worker_node_map = True
     sends_architecture_level = True
+    needs_proxy = True
     redundant_files = (*PATTERNS, *OTHERS)
     # transforms run prmon (formerly MemoryMonitor) beside each of their steps
     looping_exclusions = ("prmon*", "mem.full.*", "mem.summary.*", "memory_monitor*")
@@ -133,6 +134,12 @@ class Atlas(Experiment):
         from pilot.user.atlas.proxy import verify_proxy
 
         return verify_proxy(proxy, at_start=at_start)
+
+    def pilot_proxy_role(self) -> tuple[str, str]:
+        """The production role."""
+        from pilot.user.atlas.proxy import get_voms_role
+
+        return get_voms_role("production"), ""
 
     def payload_proxy_role(self, job: Job) -> tuple[str, str]:
         """The user role."""

@@ -10,11 +10,12 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, Optional
+from typing import TYPE_CHECKING, Iterator
 
 from pilot.info.memory import IO, MemoryUse, read_memory_use, time_series
 from pilot.user.atlas.leak import leak_fit
 from pilot.util.checksum import open_regular
+from pilot.util.features import MACHINE, feature
 
 if TYPE_CHECKING:
     from pilot.info.job import Job
@@ -67,10 +68,7 @@ def actual_cores(job: Job, use: MemoryUse) -> str:
 
 def hs06(cores: int, environ: Mapping[str, str]) -> str:
     """Return the benchmark of the job's cores from the directory $MACHINEFEATURES, '' when the site has none."""
-    place = environ.get("MACHINEFEATURES", "")
-    if not place.startswith("/"):
-        return ""
-    total, power = (_number(_head(Path(place) / name, 100)) for name in ("total_cpu", "hs06"))
+    total, power = (feature(environ, MACHINE, name, urls=False) for name in ("total_cpu", "hs06"))
     return f"{power * cores / total:.2f}" if total and power else ""
 
 
@@ -108,33 +106,15 @@ def _leak(workdir: Path, final: bool) -> Iterator[tuple[str, str]]:
         yield "intersect", f"{fit.intersect:.2f}"
 
 
-def _number(text: bytes) -> Optional[float]:
-    """Return a finite number that is not negative, None for anything else."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if 0 <= number < 1e18 else None
-
-
-def _head(path: Path, limit: int) -> bytes:
-    return _read(path, limit, from_end=False)
-
-
 def _tail(path: Path, limit: int) -> bytes:
-    return _read(path, limit, from_end=True)
-
-
-def _read(path: Path, limit: int, *, from_end: bool) -> bytes:
-    """Return up to ``limit`` bytes of a regular file, nothing of anything else."""
+    """Return the last ``limit`` bytes of a regular file, nothing of anything else."""
     try:
         descriptor = open_regular(path, links=False)
     except OSError:
         return b""
     with os.fdopen(descriptor, "rb") as stream:
         try:
-            if from_end:
-                stream.seek(max(0, os.fstat(stream.fileno()).st_size - limit))
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - limit))
             return stream.read(limit)
         except OSError:
             return b""
