@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Callable, Optional
@@ -21,11 +20,15 @@ from pilot.panda.credentials import Credentials
 from pilot.settings import Settings
 from pilot.user import load_experiment
 from pilot.user.base import Experiment
+from pilot.util.bounded import TookTooLong, bounded
+from pilot.util.cancel import CancelToken
 from pilot.util.fetch import fetch
 from pilot.util.redact import redact
 from pilot.workflow.checks.base import Scene
 from pilot.workflow.checks.runner import run_all
 from pilot.workflow.checks.table import as_json, table, terminal_width
+
+_DIRECTORY_TIME = 3.0
 
 
 def run_checks(options: Options, settings: Settings, say: Callable[[str], None]) -> int:
@@ -70,11 +73,18 @@ def _launch_directory() -> Path:
 
 def _work_place(options: Options) -> Path:
     """Return the launch directory; with ``-a`` the nearest directory above that one which is there: a pilot makes the
-    rest."""
+    rest. One that hangs is returned as it is: its checks will say so."""
     if not options.workdir:
         return _launch_directory()
     place = _launch_directory() / options.workdir
-    return next((path for path in (place, *place.parents) if path.is_dir()), Path("/"))
+
+    def nearest() -> Path:
+        return next((path for path in (place, *place.parents) if path.is_dir()), Path("/"))
+
+    try:
+        return bounded(nearest, _DIRECTORY_TIME, CancelToken(), "work-directory")
+    except TookTooLong:
+        return place
 
 
 def _writable_place() -> Optional[str]:
@@ -86,6 +96,11 @@ def _info(scene: Scene, cache: Path) -> InfoService:
     source = SourceConfig.from_settings(
         scene.settings, options=scene.options, environ=scene.environ, pilot_home=cache,
         launch_dir=_launch_directory())
-    verify = (scene.credentials.ca_path() or True) if scene.settings.server.verify_tls else False
     config = replace(source, budget=0.0, timeout=min(source.timeout, scene.limit * 0.8))
-    return InfoService(config, fetcher=partial(fetch, verify=verify), token=scene.token)
+
+    def fetch_with_ca(url: str, *, timeout: float, token: CancelToken | None) -> bytes:
+        # the CA directory may hang: it is looked for in the thread of a check, never in this one
+        verify = (scene.credentials.ca_path() or True) if scene.settings.server.verify_tls else False
+        return fetch(url, timeout=timeout, token=token, verify=verify)
+
+    return InfoService(config, fetcher=fetch_with_ca, token=scene.token)

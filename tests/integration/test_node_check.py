@@ -13,8 +13,10 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 import pytest
 from datedserver import DatedServer
-from deadmount import DeadMount
+from deadmount import DeadMount, SilentMount
 from harness import PILOT, PYTHON, Farm
+
+from sandbox import TLSFiles
 
 
 class Answer(NamedTuple):
@@ -297,6 +299,40 @@ def test_a_mount_that_hangs_is_one_row(farm: Farm, tmp_path: Path) -> None:
         mount.close()
     assert answer.rows["proxy"]["status"] == "FAIL" and "it hangs" in answer.rows["proxy"]["found"]
     assert answer.rows["python"]["status"] == "ok"
+
+
+@pytest.mark.parametrize("what", ["-a", "TMPDIR", "X509_CERT_DIR"])
+def test_a_mount_that_says_nothing_at_all_holds_up_nobody(farm: Farm, tmp_path: Path, what: str) -> None:
+    place = tmp_path / "silent"
+    place.mkdir()
+    try:
+        mount = SilentMount(place)
+    except PermissionError as exc:
+        pytest.skip(f"no right to mount here: {exc}")
+    try:
+        options = ["-a", str(place)] if what == "-a" else []
+        answer = check(farm, "--set", "limits.node_check_time=1", *options,
+                       env={} if what == "-a" else {what: str(place)})
+    finally:
+        mount.close()
+    hung = {"-a": "work directory", "TMPDIR": "/tmp", "X509_CERT_DIR": "CA directory"}[what]
+    assert "it hangs" in answer.rows[hung]["found"]
+    assert answer.code == (66 if what == "-a" else 79 if what == "X509_CERT_DIR" else 0)
+
+
+def test_a_server_with_tls(tmp_path: Path) -> None:
+    key, cert = tmp_path / "server.key", tmp_path / "server.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(cert),
+                    "-subj", "/CN=server", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "3"], check=True,
+                   capture_output=True)
+    farm = Farm(tmp_path, tls=TLSFiles(cert, key, cert))
+    try:
+        known = check(farm, "--url", farm.server.https_url, "--capath", str(cert)).rows["PanDA server"]
+        unknown = check(farm, "--url", farm.server.https_url)
+    finally:
+        farm.close()
+    assert known["status"] == "warn" and "its certificate ends in 3.0 days" in known["found"]
+    assert unknown.code == 79 and "TLS failed, check the CA directory" in unknown.rows["PanDA server"]["found"]
 
 
 GARBLED: List[Dict[str, str]] = [
