@@ -47,11 +47,15 @@ def job_logs(home: Path, row: JobRow, pilot_log: str, payload_logs: Sequence[str
     places = [own_log or (kept if kept.is_file() else log)]
     if row.workdir:
         places += [Path(row.workdir) / name for name in payload_logs]
-    return [found for found in map(tail_of, places) if found is not None]
+    tails = [tail_of(place, pilots_own=place == places[0]) for place in places]
+    return [found for found in tails if found is not None]
 
 
-def tail_of(path: Path) -> Optional[Tail]:
-    """Return the end of a regular file, None when it cannot be read; never follows a link or waits for a pipe."""
+def tail_of(path: Path, *, pilots_own: bool = False) -> Optional[Tail]:
+    """Return the end of a regular file, None when it cannot be read; never follows a link or waits for a pipe.
+
+    The pilot's own log is shown in the classic format, whichever it has (``--log-format``).
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -66,10 +70,10 @@ def tail_of(path: Path) -> Optional[Tail]:
         except OSError:
             return None
     cut = info.st_size > _BYTES
-    return Tail(path.name, info.st_size, _lines(data, cut=cut), cut)
+    return Tail(path.name, info.st_size, _lines(data, cut=cut, pilots_own=pilots_own), cut)
 
 
-def _lines(data: bytes, *, cut: bool) -> list[str]:
+def _lines(data: bytes, *, cut: bool, pilots_own: bool) -> list[str]:
     text = data.decode("utf-8", "replace")
     if cut:
         first, newline, rest = text.partition("\n")
@@ -77,5 +81,9 @@ def _lines(data: bytes, *, cut: bool) -> list[str]:
         key = _END_OF_KEY.search(text)
         if key is not None and "-----BEGIN" not in text[:key.start()]:
             text = text[key.end():]
+    if pilots_own and ("\n{" in text or text.startswith("{")):
+        from pilot.util.jsonlog import classic_line
+
+        text = "\n".join(map(classic_line, text.split("\n")))
     lines = block(text.rstrip("\n")) if text.strip() else []
     return [line if len(line) <= _LINE else f"{line[:_LINE]} ... ({len(line)} characters)" for line in lines]

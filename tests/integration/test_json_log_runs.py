@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any, Dict, List
@@ -46,6 +47,10 @@ def test_every_line_of_a_run_parses(farm: Farm) -> None:
             member = archive.extractfile(name)
             assert member is not None
             assert parsed(member.read().decode())
+            page = archive.extractfile(next(name for name in archive.getnames() if name.endswith(".html")))
+            assert page is not None
+            html = page.read().decode()
+            assert "&quot;level&quot;" not in html and re.search(r"\| INFO +\|", html)
     extract = str(farm.final(first).get("pilotLog", ""))
     assert extract.startswith("1305 ") and '"level"' not in extract  # the log says no more than the list
 
