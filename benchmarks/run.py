@@ -23,6 +23,7 @@ import files
 import pipeline
 import small_jobs
 import steady
+import views
 from figures import Table
 
 
@@ -53,6 +54,7 @@ def main() -> int:
         "crowd": lambda: steady.measure_crowd(table, python, 1000, 20),
         "watching": lambda: crowds.measure_watching(table, python, idle),
         "ends": lambda: crowds.measure_ends(table, python, few),
+        "views": lambda: views.measure(table, few),
         "many": lambda: endings.measure_many(table, python, 50 if options.quick else 200),
     }
     unknown = set(options.only or ()) - set(sections)
