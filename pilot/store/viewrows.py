@@ -95,9 +95,14 @@ class ViewRows:
     def _query(self, statement: str, values: Iterable[object] = ()) -> list[Any]:
         raise NotImplementedError
 
+    def _lost_file(self) -> None:
+        raise NotImplementedError
+
     def add_sample(self, job_id: str, sample: Sample) -> None:
         """Store one sample."""
         self.newest[job_id] = sample
+        with self._lock:
+            self._lost_file()
         self._execute("INSERT INTO samples (job_id, at, cpu, cores, rss, processes, pss, swap, read_bytes, write_bytes,"
                       " workdir) VALUES (?,?,?,?,?,?,?,?,?,?,?)", (job_id, *sample))
         if self._is_time(f"samples {job_id}", _THIN_EVERY):
