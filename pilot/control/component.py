@@ -10,6 +10,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, Optional
 
 from pilot.common.exception import PilotException
+from pilot.control.road import LeftBehind
 from pilot.util.logowner import owners
 
 if TYPE_CHECKING:
@@ -123,6 +124,12 @@ class Component:
         """An exception left :meth:`handle`: end what the message was about in an orderly way."""
 
     def _run(self) -> None:
+        try:
+            self._loop()
+        except LeftBehind:
+            logger.warning("a thread of component %s that was stuck has come back: it ends", self.name)
+
+    def _loop(self) -> None:
         while True:
             try:
                 message = self._inbox.get(timeout=self.next_timeout())

@@ -37,8 +37,13 @@ from pilot.util.redact import redact
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
+    from pilot.store.viewrows import Moving
 
 logger = logging.getLogger(__name__)
+
+
+_TRIES = 4
+"""How often a transfer may be tried, for the time that a stage may take."""
 
 
 def staging_context(ctx: PilotContext, job: Job) -> StagingContext:
@@ -96,20 +101,26 @@ def shortened(text: str, room: int) -> str:
 
 
 def times_of(ctx: PilotContext, files: Sequence[FileSpec]) -> float:
-    """Return the seconds that transfers of these files may take, one after the other: each has a limit of its own."""
+    """Return the seconds that transfers of these files may take, one after the other and some times over: each has a
+    limit of its own, and a script of transfers says nothing until its end."""
     base = ctx.settings.transfers.stagein_timeout_base
-    return sum(transfer_timeout(base, max(spec.filesize, 0)) for spec in files)
+    return _TRIES * sum(transfer_timeout(base, max(spec.filesize, 0)) for spec in files)
 
 
 def coming_on(component: Component, context: StagingContext) -> StagingContext:
-    """Return the same surroundings; each attempt that ends, well or not, begins the component's step anew."""
-    record = context.record
+    """Return the same surroundings; each attempt that ends, well or not, and each look at copies that are under way
+    (who stands still is broken off there) begins the component's step anew."""
+    record, show = context.record, context.show
 
     def recorded(attempt: TransferRecord) -> None:
         record(attempt)
         component.allow(component.step_limit)
 
-    return replace(context, record=recorded)
+    def shown(direction: str, copies: Sequence[Moving]) -> None:
+        show(direction, copies)
+        component.allow(component.step_limit)
+
+    return replace(context, record=recorded, show=shown)
 
 
 class StageInLane(Component):

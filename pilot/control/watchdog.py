@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import sys
 import threading
 import time
@@ -104,6 +103,8 @@ class Watchdog:
                     self._end_pilot(DIED, text)
 
     def _say_usage(self) -> None:
+        import resource
+
         usage = resource.getrusage(resource.RUSAGE_SELF)
         logger.debug("the pilot itself: CPU time %.2f s, at most %.1f MB, %d threads", usage.ru_utime + usage.ru_stime,
                      usage.ru_maxrss / 1024, threading.active_count())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tarfile
 import threading
 from pathlib import Path
@@ -178,3 +179,15 @@ def test_a_suspended_pilot_ends_no_payload_for_the_time_it_has_slept(farm: Farm)
     assert pilot.wait() == 0
     assert farm.final(job)["state"] == "finished", farm.final(job)["pilotErrorDiag"]
     assert pilot.log.count("has stood still") == 1
+
+
+@pytest.mark.skipif(shutil.which("gdb") is None, reason="needs gdb")
+def test_a_real_gdb_leaves_backtrace_and_core_file(farm: Farm) -> None:
+    job = farm.submit_job("exec sleep 3600")
+    pilot = run(farm, job, settings={"monitor.gdb_time": 60})
+    assert_looping(farm, job)
+    if "this node does not let process" in pilot.log:
+        pytest.skip("ptrace is not permitted here")
+    inside = members(farm, job)
+    cores = [name for name in inside if name.startswith("core.")]
+    assert len(cores) == 1 and inside[cores[0]] > 10_000 and "gdb_output.txt" in inside

@@ -134,3 +134,14 @@ def test_the_pilots_own_usage_is_a_debug_line(farm: Farm) -> None:
     assert pilot.wait() == 0
     with contextlib.closing(pilot.store()):
         pass
+
+
+def test_with_pipelining_the_job_behind_the_stuck_one_is_reported_too(farm: Farm) -> None:
+    farm.set_queue(timefloor=3600, params={"pipelining": True})
+    gate = farm.gate("second")
+    job, behind = farm.submit_job("echo done"), farm.submit_job(gate.shell())
+    pilot = start(farm, "redundant_patterns")  # hangs in the tail of each of them
+    gate.reached()
+    assert pilot.wait() == 65
+    for each in (job, behind):
+        failed_with(farm, each, 1317)
