@@ -1,7 +1,8 @@
 """A mount whose server has died, as real as it gets: a FUSE file system that shows files and never answers a read.
 
 ``stat``, ``open`` and directory look-ups work, which is how a hung NFS or Lustre server looks while attributes are
-cached. A killed reader is let go (as NFS does); nobody else is.
+cached. A killed reader is let go (as NFS does); nobody else is. A ``mute`` one answers nothing at all: who only asks
+for its attributes hangs, too.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ _MNT_DETACH = 2
 
 
 class DeadMount:
-    """Mounted over ``place``; every name in it is a file of ``size`` bytes. ``reads`` is set when a reader hangs.
+    """Mounted over ``place``; every name in it is a file of ``size`` bytes. ``reads`` is set when somebody hangs.
 
     Raises:
         PermissionError: no right to mount here.
     """
 
-    def __init__(self, place: Path, size: int) -> None:
+    def __init__(self, place: Path, size: int, *, mute: bool = False) -> None:
         self.place, self.size = place, size
+        self._mute, self._valid = False, 0 if mute else 60
         self.reads = threading.Event()
+        self._closed = False
         self._libc = ctypes.CDLL(None, use_errno=True)
         try:
             self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -42,9 +45,13 @@ class DeadMount:
         self._thread = threading.Thread(target=self._serve, name="dead mount", daemon=True)
         self._thread.start()
         self._connection = Path(f"/sys/fs/fuse/connections/{os.minor(place.stat().st_dev)}")
+        self._mute = mute
 
     def close(self) -> None:
-        """Unmount; whoever still reads gets an error."""
+        """Unmount, once; whoever still reads gets an error."""
+        if self._closed:
+            return
+        self._closed = True
         self._libc.umount2(os.fsencode(self.place), _MNT_DETACH)
         if self._connection.exists():
             (self._connection / "abort").write_text("1")
@@ -54,7 +61,7 @@ class DeadMount:
     def _serve(self) -> None:
         answers: Dict[int, Callable[[], bytes]] = {
             _INIT: lambda: struct.pack("<IIIIHHII36x", 7, 31, 65536, 0, 12, 9, 65536, 1),
-            _LOOKUP: lambda: struct.pack("<QQQQII", 2, 0, 60, 60, 0, 0) + self._attributes(2),
+            _LOOKUP: lambda: struct.pack("<QQQQII", 2, 0, self._valid, self._valid, 0, 0) + self._attributes(2),
             _OPEN: lambda: struct.pack("<QII", 1, 0, 0),
             _STATFS: lambda: bytes(80),
             _RELEASE: bytes,
@@ -68,13 +75,13 @@ class DeadMount:
                     continue
                 return  # unmounted
             _, operation, unique, node, *_ = _HEADER.unpack_from(request)
-            if operation == _READ:
+            if operation == _READ or (self._mute and operation in (*answers, _GETATTR)):
                 self.reads.set()
             elif operation == _INTERRUPT:
                 (unique,) = struct.unpack_from("<Q", request, _HEADER.size)
                 self._answer(unique, b"", errno.EINTR)
             elif operation == _GETATTR:
-                self._answer(unique, struct.pack("<QII", 60, 0, 0) + self._attributes(node))
+                self._answer(unique, struct.pack("<QII", self._valid, 0, 0) + self._attributes(node))
             elif operation in answers:
                 self._answer(unique, answers[operation]())
             elif operation not in (_FORGET, _BATCH_FORGET, _DESTROY):

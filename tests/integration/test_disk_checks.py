@@ -131,3 +131,48 @@ def test_workdirsize_leaves_inputs_and_outputs_out(farm: Farm) -> None:
     final = farm.final(job)
     metrics = dict(pair.split("=") for pair in final["jobMetrics"].split())
     assert 200_000 <= int(metrics["workDirSize"]) < 205_000, metrics
+
+
+# --- mounts whose server has died -------------------------------------------------------------------------------------
+
+def heartbeats(farm: Farm, job: int) -> int:
+    return len(farm.server.job(job)["updates"])
+
+
+def test_a_dead_mount_below_the_job_hides_nothing_and_holds_up_nothing(
+    farm: Farm, dead: Callable[..., DeadMount]
+) -> None:
+    farm.set_queue(maxwdir=2)
+    gate = farm.gate("payload")
+    job = farm.submit_job(f"mkdir -p a/mount\npwd > {farm.directory}/where\n{gate.shell()}"
+                          "head -c 3000000 /dev/zero > a/large\nexec sleep 1000", maxDiskCount=1)
+    pilot = farm.start_pilot(settings={**CHECKS, "pilot.heartbeat": 1})
+    gate.reached()
+    workdir = Path((farm.directory / "where").read_text().strip())
+    mount = dead(workdir / "a/mount", mute=True)
+    before = heartbeats(farm, job)
+    farm.server.wait(lambda: heartbeats(farm, job) > before + 2, 60)
+    gate.open()
+    pilot.wait()
+    assert not mount.reads.is_set(), "somebody has touched the mount"
+    mount.close()  # what follows looks through the pilot's directory
+    diagnosis, _ = failed_by(farm, job, pilot, 1104)
+    assert "is too large: 30" in diagnosis
+    assert "a/mount: another file system" in pilot.output
+
+
+def test_a_job_directory_on_a_dead_mount_stops_no_heartbeat(farm: Farm, dead: Callable[..., DeadMount]) -> None:
+    gate = farm.gate("payload")
+    job = farm.submit_job(f"pwd > {farm.directory}/where\n{gate.shell()}", log=False)
+    pilot = farm.start_pilot(settings={**CHECKS, "pilot.heartbeat": 1, "monitor.cpu_interval": 1})
+    gate.reached()
+    mount = dead(Path((farm.directory / "where").read_text().strip()), mute=True)
+    pilot.wait_output("a look at the job's directory has not come back for")
+    before = heartbeats(farm, job)
+    farm.server.wait(lambda: heartbeats(farm, job) > before + 2, 60)
+    mount.close()
+    pilot.wait_output("a look at the job's directory came back after")
+    gate.open()
+    pilot.wait()
+    ended_well(pilot)
+    assert farm.final(job)["state"] == "finished"
