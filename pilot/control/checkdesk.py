@@ -132,8 +132,8 @@ class CheckDesk:
 
     def _look_at_files(self) -> None:
         with self._looking:
-            if not self._job.workdir.name or not self._job.workdir.is_dir():
-                return  # not made yet, or gone already
+            if not self._job.workdir.name:
+                return  # not made yet
             self._ask("work directory", self._measure)
             if self.view is None or self._tracker is None or self._files is None:
                 return
@@ -151,6 +151,8 @@ class CheckDesk:
             self._files = file_checks(self._ctx, self._job)
         try:
             self.view = self._tracker.look()
+        except FileNotFoundError:
+            return  # gone; other checks may have something to say about that
         except OSError as exc:
             self.view = self._tracker.view  # the other checks go on
             raise Blind(f"{self._job.workdir}: {exc.strerror}") from exc

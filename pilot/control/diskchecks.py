@@ -91,5 +91,5 @@ def _is_name(name: str) -> bool:
 
 def _free_origin(environ: Mapping[str, str]) -> str:
     pod = pod_storage_limit(environ)
-    inside = f" of what the pod's storageLimitMiB ({pod // _MIB} MiB) leaves" if pod is not None else ""
+    inside = f"; the pod has storageLimitMiB={pod // _MIB}" if pod is not None else ""
     return f"setting pilot.free_space_limit_running{inside}"

@@ -71,7 +71,7 @@ class FreeSpace(DiskCheck):
         if look.free > self.limit.value:
             return None
         return Breach(NO_SPACE, f"too little space left on local disk to run job: {look.free} B (need > "
-                                f"{self.limit.value:.0f} B, {self.limit.origin}) in {self._place}")
+                                f"{self.limit.value:.0f} B, {self.limit.origin})")
 
 
 class WorkdirSize(DiskCheck):

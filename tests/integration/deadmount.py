@@ -13,7 +13,7 @@ import os
 import struct
 import threading
 from pathlib import Path
-from typing import Callable, Dict
+from typing import Callable, Dict, List
 
 _LOOKUP, _FORGET, _GETATTR, _OPEN, _READ, _STATFS, _RELEASE, _FLUSH = 1, 2, 3, 14, 15, 17, 18, 25
 _INIT, _INTERRUPT, _DESTROY, _BATCH_FORGET = 26, 36, 38, 42
@@ -33,6 +33,7 @@ class DeadMount:
         self._mute, self._valid = False, 0 if mute else 60
         self.reads = threading.Event()
         self._closed = False
+        self._unanswered: List[int] = []
         self._libc = ctypes.CDLL(None, use_errno=True)
         try:
             self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -51,7 +52,9 @@ class DeadMount:
         """Unmount, once; whoever still reads gets an error."""
         if self._closed:
             return
-        self._closed = True
+        self._closed, self._mute = True, False
+        for unique in self._unanswered:
+            self._answer(unique, b"", errno.EIO)
         self._libc.umount2(os.fsencode(self.place), _MNT_DETACH)
         if self._connection.exists():
             (self._connection / "abort").write_text("1")
@@ -77,6 +80,7 @@ class DeadMount:
             _, operation, unique, node, *_ = _HEADER.unpack_from(request)
             if operation == _READ or (self._mute and operation in (*answers, _GETATTR)):
                 self.reads.set()
+                self._unanswered.append(unique)
             elif operation == _INTERRUPT:
                 (unique,) = struct.unpack_from("<Q", request, _HEADER.size)
                 self._answer(unique, b"", errno.EINTR)

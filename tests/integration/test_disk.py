@@ -89,6 +89,28 @@ def test_payload_that_fills_the_disk_in_silence(farm: Farm, disk: Mount) -> None
     assert farm.state(job) == "finished"
 
 
+@pytest.mark.parametrize("pod", [False, True])
+def test_payload_that_takes_the_last_space_is_ended_while_there_is_room_for_its_log(
+    farm: Farm, disk: Mount, pod: bool
+) -> None:
+    job = submit(farm, "head -c 7000000 /dev/zero > ballast; echo done; exec sleep 1000",
+                 inputs={"in.dat": bytes(100_000)})
+    space = {"storageLimitMiB": "8", "storageRequestMiB": "1"} if pod else {}
+    pilot = farm.run_pilot(directory=disk(64 << 20 if pod else 8 << 20), env=space, settings={
+        "pilot.free_space_limit": "1 kB", "limits.reserve_space": "1 kB", "pilot.free_space_limit_running": "2 MB",
+        "pilot.disk_space_verification_time": 1})
+    ended_well(pilot)
+    final = farm.final(job)
+    assert (final["state"], int(final["pilotErrorCode"])) == ("failed", 1098), final["pilotErrorDiag"]
+    assert "too little space left on local disk to run job: " in final["pilotErrorDiag"]
+    assert "(need > 2097152 B, setting pilot.free_space_limit_running" in final["pilotErrorDiag"]
+    assert ("storageLimitMiB=8" in final["pilotErrorDiag"]) is pod
+    assert "7000000 B (7" in pilot.output, "what is large is in the log"
+    members = archive(farm.outputs / farm.server.job(job)["definition"]["logFile"])
+    assert "in.dat" not in members and "payload.stdout" in members
+    assert farm.payload_processes() == []
+
+
 def test_no_space_for_the_log_fails_the_job_with_its_own_code(farm: Farm, disk: Mount) -> None:
     job = submit(farm, f"echo result > out.dat\n{FILL}\ntrue", outputs=["out.dat"])
     ended_well(farm.run_pilot(directory=disk(4 << 20), settings=TIGHT))
