@@ -74,7 +74,7 @@ def _files(root: int) -> Iterator[tuple[int, str, str]]:
     """Yield descriptor of the directory, prefix and name of what may be a stdout or log file: top and ``workDir``."""
     for prefix in ("", "workDir/"):
         try:
-            place = os.open(prefix or ".", _DIRECTORY, dir_fd=root)
+            place = os.open(prefix.rstrip("/") or ".", _DIRECTORY, dir_fd=root)  # with a slash a link is followed
         except OSError:
             continue
         try:
