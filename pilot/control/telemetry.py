@@ -63,5 +63,7 @@ def stop_telemetry(ctx: PilotContext) -> None:
         return
     for job in ctx.road.jobs():  # it could not end before the deadline
         job_left(ctx, job)
-    left = ctx.shutdown.remaining(float("inf"))
-    ctx.telemetry.close(min(ctx.settings.telemetry.patience, ctx.shutdown.grace * _END_SHARE, left / 2))
+    patience = ctx.settings.telemetry.patience
+    if ctx.shutdown.deadline is not None:
+        patience = min(patience, ctx.shutdown.grace * _END_SHARE, ctx.shutdown.remaining(0.0) / 2)
+    ctx.telemetry.close(patience)

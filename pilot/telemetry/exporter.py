@@ -45,7 +45,10 @@ class Telemetry:
         self._inbox: queue.SimpleQueue[Optional[tuple[str, Facts, ErrorList]]] = queue.SimpleQueue()
         self._waiting: deque[tuple[str, Facts, ErrorList]] = deque(maxlen=_WAITING)
         self._otlp: Optional[Otlp] = None
+        self._told = threading.Lock()
         self._silent = False
+        """The collector is away, and the log says so."""
+        self._given_up = False
         self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
 
     def start(self) -> None:
@@ -60,9 +63,14 @@ class Telemetry:
         """Send what is left, for at most ``patience`` s."""
         self._inbox.put(None)
         self._thread.join(patience)
-        if self._thread.is_alive() and self._otlp is not None:
-            logger.warning("telemetry: the collector %s is too slow: what is left is not exported",
-                           self._settings.otlp_endpoint)
+        if not self._thread.is_alive():
+            return
+        with self._told:
+            self._given_up = True
+            if not self._silent:
+                logger.warning("telemetry: the collector %s has not taken what was left within %.1f s: %s",
+                               self._settings.otlp_endpoint, patience, self._why())
+        if self._otlp is not None:
             threading.Thread(target=self._otlp.stop, name="telemetry end", daemon=True).start()
 
     def _run(self) -> None:
@@ -76,7 +84,8 @@ class Telemetry:
                               self._settings.timeout)
             self._serve(self._otlp)
         except Exception as exc:
-            logger.exception("telemetry: nothing more is exported: %s", exc)
+            if not self._given_up:  # else the PilotDB may be closed by now
+                logger.exception("telemetry: nothing more is exported: %s", exc)
 
     def _serve(self, otlp: Otlp) -> None:
         due = time.monotonic() + self._settings.interval
@@ -98,14 +107,18 @@ class Telemetry:
     def _note(self, send: Callable[[], bool]) -> bool:
         """Send, and tell once when the collector is away, once when it is back."""
         good = send()
-        if good == self._silent:
-            self._silent = not good
-            if good:
-                logger.info("telemetry: the collector %s answers again", self._settings.otlp_endpoint)
-            else:
-                logger.warning("telemetry: the collector %s does not take what is exported; jobs are not affected",
-                               self._settings.otlp_endpoint)
+        with self._told:
+            if good == self._silent and not self._given_up:
+                self._silent = not good
+                if good:
+                    logger.info("telemetry: the collector %s answers again", self._settings.otlp_endpoint)
+                else:
+                    logger.warning("telemetry: the collector %s does not take what is exported; jobs are not "
+                                   "affected: %s", self._settings.otlp_endpoint, self._why())
         return good
+
+    def _why(self) -> str:
+        return (self._otlp.words.text if self._otlp is not None else "") or "it has not answered"
 
     def _send(self, otlp: Otlp, job_id: str, facts: Facts, errors: ErrorList) -> bool:
         from pilot.telemetry.otlp import trace_id_of

@@ -60,6 +60,16 @@ class _Collected(SpanProcessor):  # type: ignore[misc]
         self.spans.append(span)
 
 
+class _LastWords(logging.Handler):
+    """Keeps what the library has said last: why something was not taken."""
+
+    text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            self.text = str(_short(" ".join(record.getMessage().split())))[:300]
+
+
 def trace_id_of(job_id: str, attempt: int) -> int:
     """Return the trace id of a job: the first 16 bytes of SHA-256 of ``<PandaID>.<attemptNr>``."""
     return int.from_bytes(hashlib.sha256(f"{job_id}.{attempt}".encode()).digest()[:16], "big")
@@ -79,7 +89,10 @@ class Otlp:
     def __init__(
         self, endpoint: str, ca: str, resource: Mapping[str, str], measures: Iterable[Measure], timeout: float
     ) -> None:
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # exporter.py tells what matters, once
+        self.words = _LastWords()
+        library = logging.getLogger("opentelemetry")
+        library.propagate = False  # it repeats itself with each attempt; exporter.py tells what matters, once
+        library.addHandler(self.words)
         base = endpoint.rstrip("/")
         how: dict[str, Any] = {"certificate_file": ca or None, "timeout": timeout, "compression": Compression.Gzip}
         self._spans = OTLPSpanExporter(f"{base}/v1/traces", **how)
