@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
@@ -43,6 +46,31 @@ def test_breach(farm: Farm) -> None:
         samples = store.samples(str(job))
         assert max(sample.pss for sample in samples) > 60 << 20
         assert [error.code for error in store.errors(str(job))][0] == 1235
+
+
+def can_unshare() -> bool:
+    """True where pid name spaces can be made."""
+    return subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not can_unshare(), reason="no permission to make a pid name space")
+def test_breach_in_a_pid_name_space_of_the_pilot(farm: Farm) -> None:
+    """As in a pod: the pilot is process 1."""
+    small_queue(farm)
+    job = farm.submit_job(f"(setsid sleep 1000 &)\n{HUNGRY}", resource_type="SCORE_VHIMEM")
+    ended_well(farm.run_pilot(settings=QUICK, prefix=["unshare", "--pid", "--fork", "--mount-proc"]))
+    assert int(farm.final(job)["pilotErrorCode"]) == 1235 and not farm.payload_processes()
+
+
+@pytest.mark.skipif(not can_unshare(), reason="no permission to make a pid name space")
+def test_breach_in_a_pid_name_space_of_the_payload(farm: Farm) -> None:
+    """As in a container with a name space of its own: the pilot sees its processes under other numbers."""
+    small_queue(farm)
+    inside = farm.script(f"setsid sleep 1000 &\n{HUNGRY}")
+    job = farm.submit_job(f"unshare --pid --fork --mount-proc {inside}", resource_type="SCORE_VHIMEM")
+    pilot = ended_well(farm.run_pilot(settings=QUICK))
+    assert int(farm.final(job)["pilotErrorCode"]) == 1235, pilot.log[-3000:]
+    assert not farm.payload_processes()
 
 
 @pytest.mark.parametrize("dialect", ["v1", "legacy"])
@@ -117,3 +145,32 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < until, f"not reached: {what}"
         time.sleep(0.05)
+
+
+def test_a_dead_mount_under_the_monitors_files_holds_up_no_heartbeat(farm: Farm) -> None:
+    """prmon's files, and whatever else is in the job's directory, cannot be read any more."""
+    from deadmount import DeadMount
+
+    directory = farm.directory / "bin"
+    directory.mkdir()
+    (directory / "prmon").symlink_to(Path(__file__).resolve().parents[1] / "standins" / "prmon")
+    gate = farm.gate("payload")
+    job = farm.submit_job(f"pwd > {farm.directory}/where\n"
+                          "until [ -s memory_monitor_summary.json_snapshot ]; do read -t 0.1 _ <> <(:); done\n"
+                          + gate.shell())
+    pilot = farm.start_pilot(settings={**QUICK, "pilot.heartbeat": 1},
+                             env={"PATH": f"{directory}:{os.environ['PATH']}"})
+    gate.reached()
+    try:
+        mount = DeadMount(Path((farm.directory / "where").read_text().strip()), 1000)
+    except PermissionError as exc:
+        pytest.skip(f"no right to mount file systems here: {exc}")
+    try:
+        assert mount.reads.wait(PATIENCE), "somebody hangs"
+        beats = len(farm.server.job(job)["updates"])
+        farm.server.wait(lambda: len(farm.server.job(job)["updates"]) >= beats + 3, PATIENCE)
+    finally:
+        mount.close()
+    gate.open()
+    assert pilot.wait(PATIENCE) == 0, pilot.output[-3000:]
+    assert farm.final(job)["state"] == "finished"
