@@ -79,7 +79,7 @@ SUCCESSORS = (
     Successor("loopingjob_definitions.allow_loopingjob_detection", (), "the job's `loopingCheck` decides"),
     Successor("loopingjob_definitions.remove_unwanted_files", ("looping_exclusions",)),
     Successor("memory.allow_memory_usage_verifications, memory_usage", (),
-              "the check of memory is not part of this version"),
+              "the limit follows resource type, queue and job for every experiment (operator guide)"),
     Successor("metadata.create_input_file_metadata", (), CORE + "PoolFileCatalog.xml"),
     Successor("monitoring.fast_monitor_tasks", (), "does nothing in any plug-in of the reference"),
     Successor("proxy.verify_proxy", ("verify_proxy",)),

@@ -178,8 +178,11 @@ class JobComponent(Component):
         self._next()
 
     def _parse(self, definition: Mapping[str, object]) -> Job | None:
+        environ = self.ctx.environ
+        if self.ctx.queue.flags.hpc:  # such a queue wants the job's own count of cores, whatever the node says
+            environ = {name: value for name, value in environ.items() if name != "ATHENA_PROC_NUMBER"}
         try:
-            job = parse_job(definition, environ=self.ctx.environ,
+            job = parse_job(definition, environ=environ,
                             compat_requote=self.ctx.settings.jobs.compat_requote)
         except JobRefused as exc:
             logger.error("a job definition is refused, nothing can be reported for it: %s", exc.detail)

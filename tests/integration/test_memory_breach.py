@@ -174,3 +174,11 @@ def test_a_dead_mount_under_the_monitors_files_holds_up_no_heartbeat(farm: Farm)
     gate.open()
     assert pilot.wait(PATIENCE) == 0, pilot.output[-3000:]
     assert farm.final(job)["state"] == "finished"
+
+
+@pytest.mark.parametrize(("catchall", "cores"), [("", 6), ("HPC_HPC", 4)])
+def test_core_count_of_the_node_or_of_the_job(farm: Farm, catchall: str, cores: int) -> None:
+    farm.set_queue(catchall=catchall)
+    job = farm.submit_job("true", coreCount=4)
+    ended_well(farm.run_pilot(env={"ATHENA_PROC_NUMBER": "6"}))
+    assert int(farm.final(job)["coreCount"]) == cores

@@ -155,3 +155,22 @@ def test_while_the_monitor_runs_its_snapshot_counts(tmp_path: Path) -> None:
     job = full_job(tmp_path)
     (tmp_path / "memory_monitor_summary.json").rename(tmp_path / "memory_monitor_summary.json_snapshot")
     assert "readbyterate=1.50" in job_metrics(job, {}, final=False)
+
+
+def test_leak_in_the_samples_of_the_pilot_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pilot's own sampler writes what prmon writes: the same line comes out, from 8 points on."""
+    from pilot.monitoring import sampler
+    from pilot.util.procfs import PAGE_BYTES, ProcInfo
+
+    now = [1_700_000_000.0]
+    monkeypatch.setattr(sampler.time, "time", lambda: now[0])
+    own = sampler.MemorySampler(tmp_path)
+    own.writes = True
+    growing = ProcInfo(2**22 + 1, "payload", "S", 1, 1, 1, 0, 0, 0, 0, 1, 5, 0, 1 << 30)  # gone: RSS stands for PSS
+    job = Job("1", workdir=tmp_path)
+    for minute in range(12):
+        if minute == 7:
+            assert "leak" not in job_metrics(job, {}, final=False), "seven points say nothing"
+        own.sample([growing._replace(rss=(100_000 + 180 * minute) * 1024 // PAGE_BYTES)])
+        now[0] += 60
+    assert "leak=3.00 chi2=0.00" in job_metrics(job, {}, final=False)
