@@ -67,12 +67,16 @@ def _make_tables(connection: sqlite3.Connection) -> None:
 
 
 class FileMark:
-    """Knows a database's file again: SQLite does not notice that it was removed, replaced or cut, and writes on."""
+    """Knows a database's file again: SQLite does not notice that it was removed, replaced or cut, and writes on.
+
+    It keeps the file open: closing any descriptor of it would drop the locks that this process has on it (POSIX).
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._wal = path.with_name(f"{path.name}-wal")
-        info = os.stat(path)
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        info = os.fstat(self._descriptor)
         self._file, self._size = (info.st_dev, info.st_ino), info.st_size
         self._journal, self._journal_size, _ = self._look_at_journal()
 
@@ -87,9 +91,8 @@ class FileMark:
     def problem(self) -> str:
         """Return what has happened to the file, '' when it is as it should be."""
         try:
-            with open(self._path, "rb", buffering=0) as stream:
-                info = os.fstat(stream.fileno())
-                head = stream.read(len(_MAGIC)) or b""
+            info = os.stat(self._path)
+            head = os.pread(self._descriptor, len(_MAGIC), 0)
         except FileNotFoundError as exc:
             return f"it was removed: {exc.strerror}"
         except OSError:
@@ -102,6 +105,16 @@ class FileMark:
             return "it was overwritten: file is not a database"
         self._size = info.st_size
         return self._journal_problem()
+
+    def close(self) -> None:
+        """Let go of the file; only after its database is closed."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        """A database that nobody has closed."""
+        self.close()
 
     def _journal_problem(self) -> str:
         identity, size, head = self._look_at_journal()

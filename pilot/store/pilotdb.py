@@ -157,6 +157,7 @@ class PilotDB(TransferRows, ViewRows):
             disk.close()
         except sqlite3.Error as second:
             logger.debug("closing the PilotDB: %s", second)
+        self._forget_file()
         if is_damage(exc) and self._renewals < _RENEWALS and self._renew(exc):
             return
         self._say_degraded(exc)
@@ -175,7 +176,7 @@ class PilotDB(TransferRows, ViewRows):
             logger.warning("the PilotDB %s could not be written anew: %s", self.path, second)
             return False
         self._db.close()
-        self._db, self._filemark = fresh, FileMark(self.path)
+        self._db = fresh
         logger.error("the PilotDB %s was damaged while in use (%s)%s; a new one was written from %s", self.path, exc,
                      aside, "what is known" if self._complete else "what could still be read")
         return True
@@ -223,6 +224,7 @@ class PilotDB(TransferRows, ViewRows):
             except sqlite3.Error as exc:
                 logger.debug("closing the PilotDB: %s", exc)
             self._db = None
+            self._forget_file()
 
     def _write_back(self) -> None:
         """Write what is in memory to disk: over the file, which else tells of a job that never ended; or beside it.
@@ -249,6 +251,11 @@ class PilotDB(TransferRows, ViewRows):
         except (sqlite3.Error, OSError) as exc:
             logger.log(logging.ERROR if waiting else logging.WARNING, "the PilotDB could not be written to %s: %s; %d "
                        "undelivered message(s) are lost with this process", path, exc, waiting)
+
+    def _forget_file(self) -> None:
+        if self._filemark is not None:
+            self._filemark.close()
+            self._filemark = None
 
     def _lost_file(self) -> None:
         """Notice a file that was removed, replaced or cut below us, which SQLite does not: what it writes is lost."""
