@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 _FEATURES_TIME = 10.0
 """s that the directories of the features may take before the pilot starts without them."""
 _PLACES = ("MACHINEFEATURES", "JOBFEATURES")
+_BATCH = ("SLURM_JOB_END_TIME", "PBS_WALLTIME", "OAR_JOB_WALLTIME_SECONDS", "COBALT_ENDTIME", "_CONDOR_JOB_AD",
+          "_CONDOR_MACHINE_AD")
+"""Variables that ``monitoring/batchlimits.py`` reads: without them it need not be imported."""
 
 
 def begin_leave_by(ctx: PilotContext) -> None:
@@ -67,9 +70,7 @@ def _lease(ctx: PilotContext) -> Optional[End]:
 
 def may_change(ctx: PilotContext) -> bool:
     """Return True when there is anything to be read again."""
-    from pilot.monitoring import batchlimits
-
-    return (any(ctx.environ.get(name) for name in _PLACES) or batchlimits.known(ctx.environ) or _proxy_counts(ctx)
+    return (any(ctx.environ.get(name) for name in (*_PLACES, *_BATCH)) or _proxy_counts(ctx)
             or (ctx.credentials is not None and bool(ctx.credentials.token())))
 
 
@@ -85,9 +86,9 @@ def reread(ctx: PilotContext, *, patience: float = 0.0) -> bool:
     found: dict[str, Optional[End]] = {}
     if any(ctx.environ.get(name) for name in _PLACES):
         found.update(_features(ctx, began, patience))
-    from pilot.monitoring import batchlimits
+    if any(ctx.environ.get(name) for name in _BATCH):
+        from pilot.monitoring import batchlimits
 
-    if batchlimits.known(ctx.environ):
         found.update(batchlimits.ends(ctx.environ, ctx.started, began))
     found.update(proxy=_proxy(ctx), token=_token(ctx))
     for name, end in found.items():

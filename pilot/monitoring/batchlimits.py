@@ -34,13 +34,6 @@ _RUN_TIME = re.compile(
 _TIME_LEFT = re.compile(r"(?:(\d+)-)?(?:(?:(\d+):)?(\d+):)?(\d+)")
 
 
-def known(environ: Mapping[str, str]) -> bool:
-    """Return True when there is anything to read."""
-    names = ("SLURM_JOB_END_TIME", "PBS_WALLTIME", "OAR_JOB_WALLTIME_SECONDS", "COBALT_ENDTIME", "_CONDOR_JOB_AD",
-             "_CONDOR_MACHINE_AD")
-    return any(environ.get(name) for name in names)
-
-
 def ends(environ: Mapping[str, str], started: float, began: float) -> dict[str, Optional[End]]:
     """Return the ends that the batch system names.
 

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 _OUTPUTS_SHARE, _TAIL_SHARE = 0.75, 0.88
 # The last tenth of that time, but not more than 3 s, is kept for reporting what could not end.
 _REPORT_SHARE, _REPORT_SECONDS = 0.1, 3.0
+# The slot's end comes this many s after the last attempt to deliver a report; there is always time for one.
+_SLOT_SECONDS = 5.0
 # What the process needs for its own end after that.
 _EXIT_SECONDS = 0.5
 
@@ -178,7 +180,9 @@ def _drain(ctx: PilotContext) -> None:
     """Wait for the delivery of final reports: as long as the settings allow, or as a signal's deadline leaves."""
     if not ctx.reporter.drain(0.0):
         return
-    limit = time.monotonic() + ctx.settings.server.final_patience
+    now = time.monotonic()
+    # what is killed at the end of the slot says nothing: better to leave before it, with exit code 79
+    limit = min(now + ctx.settings.server.final_patience, max(ctx.leave.now.end - _SLOT_SECONDS, now + _SLOT_SECONDS))
 
     def drain() -> None:
         ctx.reporter.drain(limit - time.monotonic())

@@ -193,3 +193,29 @@ def test_the_site_is_told_when_its_notice_is_too_short(farm: Farm, machine: Path
     pilot = farm.run_pilot(env={"MACHINEFEATURES": str(machine), "JOBFEATURES": "/nowhere"})
     assert farm.final(job)["state"] == "finished"
     assert "announces shutdowns 60 s ahead" in pilot.log
+
+
+def test_the_limit_is_that_of_all_jobs_of_a_pilot_together(farm: Farm) -> None:
+    farm.set_queue(maxtime=12, timefloor=3600)
+    gate = farm.gate("payload")
+    first = farm.submit_job(maxWalltime=1, currentPriority=900)
+    second = farm.submit_job(gate.shell(), maxWalltime=1)
+    pilot = farm.start_pilot()
+    gate.reached()
+    assert pilot.wait() == 0
+    assert farm.final(first)["state"] == "finished"
+    assert farm.final(second)["pilotErrorCode"] == 1213
+    assert "the queue's maxtime is 12 s, less 1 s for the way out" in farm.final(second)["pilotErrorDiag"]
+
+
+def test_a_report_that_nobody_takes_keeps_the_pilot_no_longer_than_its_slot(farm: Farm) -> None:
+    """server.final_patience is two hours; a pilot that is killed at the end of its slot could say nothing."""
+    farm.set_queue(maxtime=0)
+    gate = farm.gate("payload")
+    farm.submit_job(gate.shell(), log=False)
+    pilot = farm.start_pilot("-l", "20")
+    gate.reached()
+    farm.server.down()
+    gate.open()
+    assert pilot.wait() == 79
+    assert "pilot.py --recover" in pilot.output
