@@ -60,13 +60,13 @@ class _Collected(SpanProcessor):  # type: ignore[misc]
         self.spans.append(span)
 
 
-class _LastWords(logging.Handler):
-    """Keeps what the library has said last: why something was not taken."""
+class _FirstWords(logging.Handler):
+    """Keeps what the library has said first about an export: its cause, where later lines tell of time-outs only."""
 
     text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING:
+        if record.levelno >= logging.WARNING and not self.text:
             self.text = str(_short(" ".join(record.getMessage().split())))[:300]
 
 
@@ -89,7 +89,7 @@ class Otlp:
     def __init__(
         self, endpoint: str, ca: str, resource: Mapping[str, str], measures: Iterable[Measure], timeout: float
     ) -> None:
-        self.words = _LastWords()
+        self.words = _FirstWords()
         library = logging.getLogger("opentelemetry")
         library.propagate = False  # it repeats itself with each attempt; exporter.py tells what matters, once
         library.addHandler(self.words)
@@ -113,11 +113,13 @@ class Otlp:
         self._ids.trace_id = trace_id
         self._make(span, None)
         spans, self._collected.spans = self._collected.spans, []
+        self.words.text = ""
         return self._spans.export(spans) is SpanExportResult.SUCCESS
 
     def send_metrics(self) -> bool:
         """Send what the metrics are now; False when the collector has not taken it."""
         data = self._reader.get_metrics_data()
+        self.words.text = ""
         return data is None or self._metrics.export(data) is MetricExportResult.SUCCESS
 
     def stop(self) -> None:

@@ -35,7 +35,8 @@ def collector() -> Iterator[Collector]:
 
 
 def settings(url: str, **more: object) -> Dict[str, object]:
-    return {"telemetry.otlp_endpoint": url, "telemetry.patience": 60, **{f"telemetry.{key}": value for key, value in more.items()}}
+    own = {f"telemetry.{key}": value for key, value in more.items()}
+    return {"telemetry.otlp_endpoint": url, "telemetry.patience": 60, **own}
 
 
 def tree(spans: Any) -> Dict[str, Any]:
@@ -151,7 +152,8 @@ def test_tls_is_verified_against_the_pilots_authorities(farm: Farm, tmp_path: Pa
     server, authority = make_pki(tmp_path)
     collector = Collector(certificate=server)
     job = farm.submit_job()
-    pilot = farm.run_pilot(*(["--capath", str(authority)] if known else []), settings=settings(collector.url))
+    options = ["--capath", str(authority)] if known else []
+    pilot = farm.run_pilot(*options, settings=settings(collector.url, timeout=5))
     collector.close()
     assert farm.final(job)["state"] == "finished"
     assert bool(collector.traces) is known
