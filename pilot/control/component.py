@@ -136,6 +136,9 @@ class Component:
             except queue.Empty:
                 self._guard(_TIMEOUT)
                 continue
+            if self.ctx.road.is_left_behind():
+                self._inbox.put(message)  # for the thread that has this one's place
+                return
             if message is None:
                 return
             self._guard(message)

@@ -46,6 +46,7 @@ _SPARE = 30.0
 """s for evidence beside gdb's."""
 _MOST_PROCESSES = 100
 _MOST_CHARACTERS = 200
+_PATH_LENGTH = 50
 _HELPERS = frozenset({
     "sh", "bash", "dash", "ksh", "zsh", "tcsh", "csh", "prmon", "MemoryMonitor", "apptainer", "singularity", "starter",
     "starter-suid", "conmon", "podman", "tini", "catatonit", "sleep", "tail", "tee", "cat",
@@ -105,7 +106,7 @@ class LoopingCase(FileCheck):
         return idle
 
     def _breach(self, idle: Idleness, look: FileLook, newest: Optional[Touched]) -> Breach:
-        text = describe(idle, self._limit, newest.path if newest is not None else "",
+        text = describe(idle, self._limit, shortened(newest.path) if newest is not None else "",
                         look.wall - newest.changed if newest is not None else 0.0, look.view.files, self._rule.cores)
         return Breach(LOOPING, redact(text))
 
@@ -195,6 +196,12 @@ def _command(info: ProcInfo) -> str:
     except OSError:
         words = ""
     return redact(_printable(words or f"[{info.comm}]"))[:_MOST_CHARACTERS]
+
+
+def shortened(path: str) -> str:
+    """Return a payload's path as a report can have it: printable, the end of a long one."""
+    text = _printable(path)
+    return text if len(text) <= _PATH_LENGTH else f"...{text[3 - _PATH_LENGTH:]}"
 
 
 def _printable(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Optional
 
@@ -139,10 +140,16 @@ class Road:
                            track.state.stage.value)
         return step in (Step.INTERRUPT, Step.HURRY)
 
-    def take_over(self, job: Job, code: int, text: str) -> None:
-        """End the stage of a job whose component is stuck, as a failure: it goes on through the one tail."""
+    def take_over(self, job: Job, stages: Collection[Stage], code: int, text: str) -> None:
+        """End the stage of a job whose component is stuck, as a failure: it goes on through the one tail.
+
+        Args:
+            job: in the hands of that component.
+            stages: that the component works for; a job that is in another one by now has come on all the same.
+            code, text: why it fails.
+        """
         track = self.track(job.jobid)
-        if track is None:
+        if track is None or track.state.stage not in stages:
             return
         job.cancel.cancel(code, text)
         event = _FAILED_AS.get(track.state.stage)
@@ -159,8 +166,12 @@ class Road:
 
     def check_thread(self) -> None:
         """Raise LeftBehind in a thread that was left behind."""
-        if self._left_behind and threading.current_thread() in self._left_behind:
+        if self.is_left_behind():
             raise LeftBehind
+
+    def is_left_behind(self) -> bool:
+        """True in a thread that was left behind."""
+        return bool(self._left_behind) and threading.current_thread() in self._left_behind
 
     def drop(self, job: Job, text: str) -> None:
         """Take a job off the road that cannot be ended in an orderly way, so that it is reported and keeps nobody."""

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from pilot.common.errorcodes import process_exit_code
 from pilot.control.checklist import is_wanted
-from pilot.control.lifecycle import Event
+from pilot.control.lifecycle import Event, Stage
 from pilot.control.messages import DeadlineSet, LookAround, NoMoreJobs, PayloadEnded
 from pilot.control.shutdown import StopReason
 from pilot.control.utilities import stop_grace
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STUCK, DIED = 1317, 1301
+_STAGES = {
+    "job": frozenset({Stage.RECEIVED, Stage.REPORTING, Stage.CLEANING}), "stage-in": frozenset({Stage.STAGEIN}),
+    "payload": frozenset({Stage.PAYLOAD}), "stage-out": frozenset({Stage.STAGEOUT}),
+}
+"""Component -> stages of the jobs that are in its hands."""
 _LATE = 5.0
 """s that the main thread may be late before the time counts for nobody: the pilot was suspended, or the node is
 overloaded."""
@@ -57,6 +62,8 @@ class Watchdog:
 
     def __init__(self, ctx: PilotContext, components: Sequence[Component]) -> None:
         self._ctx, self._components = ctx, components
+        ctx.pulse.begin()  # the start may have taken its time
+        self._armed = False
         self.struck = ""
         """What was found wrong; '' = nothing so far."""
         self._threads, self._cpu = is_wanted(ctx, "threads"), is_wanted(ctx, "cpu_usage")
@@ -114,14 +121,16 @@ class Watchdog:
     def _strike(self, component: Component, code: int, text: str) -> None:
         """End the job of a component that no longer works, and the pilot with it."""
         message = component.message
+        self._arm(code)  # first: the log may lie on what hangs
         logger.critical("%s. Threads:\n%s", text, stacks())
         self._end_pilot(code, text)
         component.renew()
-        job = getattr(message, "job", None)
+        stages = _STAGES.get(component.name, frozenset())
+        job = getattr(message, "job", None) if stages else None
         if job is not None and component is self._ctx.road.payload:
             threading.Thread(target=self._end_payload, args=(job, code, text), name="end-payload", daemon=True).start()
         elif job is not None:
-            self._ctx.road.take_over(job, code, text)
+            self._ctx.road.take_over(job, stages, code, text)
         if component.name == "getjob":
             self._ctx.road.job_component.post(NoMoreJobs(StopReason(text, exit_code=code)))
         self._ctx.road.job_component.post(LookAround())
@@ -131,17 +140,24 @@ class Watchdog:
         for child in self._ctx.supervisor.children():
             child.kill_tree(stop_grace(self._ctx))
         self._ctx.road.monitor.post(PayloadEnded(job.jobid))
-        self._ctx.road.take_over(job, code, text)
+        self._ctx.road.take_over(job, _STAGES["payload"], code, text)
+
+    def _arm(self, code: int) -> None:
+        """See to it that the process ends whatever else hangs."""
+        if self._armed:
+            return
+        self._armed = True
+        exit_code = process_exit_code(code)
+        timer = threading.Timer(self._ctx.shutdown.grace + _SPARE, lambda: os._exit(exit_code))
+        timer.daemon = True
+        timer.start()
 
     def _end_pilot(self, code: int, text: str) -> None:
         if self.struck:
             return
         self.struck = text
         ctx = self._ctx
-        exit_code = process_exit_code(code)
-        timer = threading.Timer(ctx.shutdown.grace + _SPARE, lambda: os._exit(exit_code))
-        timer.daemon = True
-        timer.start()
+        self._arm(code)
         ctx.exit_error = ctx.exit_error or code
         ctx.shutdown.fail(StopReason(text, code, code))
         reason = ctx.shutdown.reason

@@ -50,6 +50,11 @@ class Pulse:
         self._history: list[tuple[float, float]] = []
         self._unread = 0.0
 
+    def begin(self) -> None:
+        """From now on it is felt often; what was before is no suspension."""
+        with self._lock:
+            self._beat = (self._monotonic(), self._boot())
+
     def beat(self) -> Standstill:
         """The pilot lives. Returns how long it has stood still before this, zeros when it has not."""
         with self._lock:

@@ -100,6 +100,15 @@ def test_a_job_without_looping_check_is_left_alone(farm: Farm) -> None:
     assert farm.final(job)["state"] == "finished"
 
 
+def test_hostile_names_of_files_and_processes_break_nothing(farm: Farm) -> None:
+    job = farm.submit_job("mkdir -p \"$(printf 'a\\nb\\377')\"; touch \"$(printf 'a\\nb\\377/%0200d\\n\\033[2J' 7)\"\n"
+                          "exec -a \"$(printf 'x\\377\\n\\033[31m')\" sleep 3600")
+    pilot = run(farm, job, settings={"monitor.gdb_time": 0})
+    text = assert_looping(farm, job)
+    assert text.isprintable() and "...000" in text
+    assert "\x1b" not in pilot.log
+
+
 # --- evidence ---------------------------------------------------------------------------------------------------------
 
 

@@ -11,8 +11,10 @@ import pytest
 
 from pilot.control.component import Component
 from pilot.control.data import coming_on
-from pilot.control.road import Road
+from pilot.control.lifecycle import JobState, Stage
+from pilot.control.road import Road, Track
 from pilot.control.watchdog import stacks
+from pilot.info.job import Job
 from pilot.panda.outbox import Outbox
 from pilot.payload.process import Supervisor
 from pilot.settings import load_settings
@@ -110,6 +112,45 @@ def test_a_thread_that_is_left_behind_says_nothing_any_more_and_another_one_work
     part.stop()
     part.join(PATIENCE)
     assert part.lives  # it was told to end
+
+
+def test_a_thread_that_was_quick_after_all_gives_the_next_message_back(ctx: Any) -> None:
+    part = Part(ctx)
+    done: List[str] = []
+    over = threading.Event()
+
+    def work(_part: Part) -> None:
+        done.append("done" if threading.current_thread() is _part._thread else "by the wrong thread")
+        over.set()
+
+    part.start()
+    old = part._thread
+    part.renew()  # while the old one waits for a message
+    while old.is_alive():
+        over.clear()
+        part.post(work)
+        assert over.wait(PATIENCE)
+        old.join(0.01)
+    assert set(done) == {"done"}
+    part.stop()
+    part.join(PATIENCE)
+
+
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.DONE])
+def test_a_job_is_taken_over_in_the_stages_of_the_stuck_component_only(ctx: Any, stage: Stage) -> None:
+    from pilot.control.watchdog import _STAGES
+
+    for stages in _STAGES.values():
+        posted: List[object] = []
+        catcher = SimpleNamespace(post=posted.append)
+        road = Road(ctx)
+        road.job_component = road.stagein = road.stageout = road.payload = road.monitor = catcher  # type: ignore
+        ctx.reporter = SimpleNamespace(post=lambda *_a, _to=posted, **_k: _to.append("report"))
+        job = Job(jobid="1")
+        road._tracks["1"] = Track(job, JobState(stage=stage))
+        road.take_over(job, stages, 1317, "stuck")
+        assert bool(posted) is (stage in stages) is job.cancel.cancelled
+        assert posted.count("report") == (stage is Stage.REPORTING and stage in stages)
 
 
 def test_a_thread_that_an_unexpected_exception_ends_is_seen(ctx: Any, monkeypatch: Any) -> None:

@@ -130,3 +130,12 @@ def test_one_that_cannot_be_removed_ends_one_payload_only(tmp_path: Path, monkey
     assert KillFileCheck(path, 60).look(look()) is None  # of the next job
     os.utime(path, (1, 1))  # somebody has touched it again: a new order
     assert KillFileCheck(path, 60).look(look()) is not None
+
+
+def test_a_long_start_is_no_suspension() -> None:
+    clocks = Clocks()
+    pulse = clocks.pulse()
+    clocks.go(3600)
+    pulse.begin()
+    clocks.go(10)
+    assert pulse.beat() == (0.0, 0.0)
