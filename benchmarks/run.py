@@ -24,6 +24,7 @@ import pipeline
 import small_jobs
 import steady
 import views
+import workdir
 from figures import Table
 
 
@@ -55,6 +56,7 @@ def main() -> int:
         "watching": lambda: crowds.measure_watching(table, python, idle),
         "ends": lambda: crowds.measure_ends(table, python, few),
         "views": lambda: views.measure(table, few),
+        "workdir": lambda: workdir.measure(table, 20_000 if options.quick else 100_000),
         "many": lambda: endings.measure_many(table, python, 50 if options.quick else 200),
     }
     unknown = set(options.only or ()) - set(sections)
