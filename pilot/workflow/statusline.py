@@ -80,6 +80,11 @@ class StatusLine:
         finally:
             handler.release()
 
+    def look(self) -> None:
+        """Find out what there is to say now."""
+        words = one_record(" | ".join(self._jobs()) or self._without_job()).replace("\n", " ")
+        self._words = words.encode("ascii", "replace").decode()  # one character, one column
+
     def text(self) -> str:
         """Return the line as it fits the terminal now; '' while another program has the terminal."""
         if not self._in_front():
@@ -103,8 +108,11 @@ class StatusLine:
             handler = self._handler
             if handler is None or handler.stream is None:
                 return
-            words = one_record(" | ".join(self._jobs()) or self._without_job()).replace("\n", " ")
-            self._words = words.encode("ascii", "replace").decode()  # one character, one column
+            try:
+                self.look()
+            except Exception as exc:  # noqa: BLE001 - a view never puts a traceback on somebody's terminal
+                logger.debug("the status line cannot be made: %s: %s", type(exc).__name__, exc)
+                continue
             handler.acquire()
             try:
                 words = self.text()
