@@ -51,6 +51,7 @@ class CheckDesk:
         self._broken = False
         self._lane = Lane(f"files-{job.jobid}", min(120.0, 2.0 * ctx.settings.pilot.disk_space_verification_time))
         self._looking = threading.Lock()
+        self._hung = False
         self._evidence = Lane(f"evidence-{job.jobid}")
         self._tracker: Optional[WorkdirTracker] = None
         self._rest: Optional[WorkdirTracker] = None
@@ -95,8 +96,15 @@ class CheckDesk:
 
     def look_at_files(self) -> None:
         """Have the job's files looked at; returns at once."""
-        if not self._broken:
-            self._lane.ask("a look at the job's directory", self._look_at_files)
+        if self._broken:
+            return
+        begun = self._lane.ask("a look at the job's directory", self._look_at_files)
+        hangs = not begun and self.hangs > 0
+        if hangs != self._hung and (begun or hangs):
+            self._hung = hangs
+            self._ctx.store.add_note(self._job.jobid, "files", (
+                f"a look at {self._job.workdir} has not come back for {self.hangs:.0f} s (a dead mount?): free space, "
+                "sizes, looping and kill file are not checked until it does") if hangs else "files are looked at again")
 
     @property
     def hangs(self) -> float:

@@ -10,6 +10,8 @@ from deadmount import DeadMount
 from harness import Farm, Pilot
 from looks import archive, ended_well, report_of
 
+from pilot.monitoring.workdir import WorkdirTracker
+
 CHECKS = {"pilot.disk_space_verification_time": 1}
 INPUTS = {"in1.dat": b"input" * 1000, "in2.dat": b"more" * 1000}
 
@@ -177,4 +179,15 @@ def test_a_job_directory_on_a_dead_mount_stops_no_heartbeat(farm: Farm, dead: Ca
     gate.open()
     pilot.wait()
     ended_well(pilot)
+    store = pilot.store()
+    notes = [note.text for note in store.notes(str(job)) if note.topic == "files"]
+    store.close()
+    assert "has not come back for" in notes[0], notes
     assert farm.final(job)["state"] == "finished"
+
+
+def test_a_directory_that_cannot_be_read_is_said(tmp_path: Path, dead: Callable[..., DeadMount]) -> None:
+    (tmp_path / "job").mkdir()
+    dead(tmp_path / "job")  # opens, and answers reading with an error
+    view = WorkdirTracker(tmp_path / "job").look()
+    assert (view.size, view.unread) == (0, 1)
