@@ -280,6 +280,8 @@ class LimitsSection(Section):
     leave_by_check: float = _key("between looks at what may end the slot (shutdowns, proxies)", "s", minimum=1)
     shortest_job: float = _key(
         "that must be left before a job is asked for, beside that margin; in short slots a tenth", "s", minimum=0)
+    token_ends_slot: bool = _key(
+        "the end of a token that the pilot does not renew ends its slot; false where the site renews the file")
     transfer_rate: int = _key("per second that a stage-out is taken to move before one was measured", "bytes",
                               minimum=1)
     node_failures: int = _key(

@@ -140,7 +140,7 @@ def _proxy(ctx: PilotContext) -> Optional[End]:
 def _token(ctx: PilotContext) -> Optional[End]:
     """The end of a token that nobody renews; one that is renewed sets no limit."""
     credentials = ctx.credentials
-    if credentials is None or not credentials.token():
+    if credentials is None or not ctx.settings.limits.token_ends_slot or not credentials.token():
         return None
     from pilot.panda.credentials import token_expiry
 

@@ -34,6 +34,7 @@ REACHED_MAXTIME = 1213
 _BEFORE_THE_TAIL = (Stage.RECEIVED, Stage.STAGEIN, Stage.PAYLOAD)
 _LAST_CALL, _TAIL = 4, 20
 """The last call for outputs comes a quarter of the least margin before the end, that for the log a twentieth."""
+_OUTPUTS_TIMER, _TAIL_TIMER = ":time:outputs", ":time:tail"
 _LEAST_TAIL = 60.0
 """s of margin below which the log is not broken off: seconds make no difference to it."""
 _SAFETY = 1.5
@@ -113,6 +114,8 @@ class TimeLimits:
 
     def _set(self, job: Job) -> Leave:
         leave = self._ctx.leave.of_job(self._own.get(job.jobid))
+        for follower in (_OUTPUTS_TIMER, _TAIL_TIMER):  # of an end that is no longer the one
+            self._timers.cancel(f"{job.jobid}{follower}")
         self._timers.at(leave.at, f"{job.jobid}:time", lambda: self._is_up(job, leave))
         began = self._began.get(job.jobid)
         if began is not None and leave.at < float("inf"):
@@ -139,12 +142,12 @@ class TimeLimits:
         least = self._ctx.leave.least if leave.length is None else min(self._ctx.leave.least,
                                                                        SLOT_SHARE * leave.length)
         if least >= _LEAST_TAIL:
-            self._timers.at(leave.end - least / _TAIL, f"{job.jobid}:time:tail", lambda: self._end_tail(track, text))
+            self._timers.at(leave.end - least / _TAIL, f"{job.jobid}{_TAIL_TIMER}", lambda: self._end_tail(track, text))
         if track.state.stage in _BEFORE_THE_TAIL:
             self._ctx.road.abort(job.jobid, Event.LIMIT, REACHED_MAXTIME, text)
         elif not track.state.failed:
             logger.warning("job %s: %s: what its payload has made may still leave until the slot ends", job.jobid, text)
-            self._timers.at(leave.end - least / _LAST_CALL, f"{job.jobid}:time:outputs",
+            self._timers.at(leave.end - least / _LAST_CALL, f"{job.jobid}{_OUTPUTS_TIMER}",
                             lambda: self._last_call(job, text))
 
     def _last_call(self, job: Job, text: str) -> None:

@@ -95,6 +95,16 @@ def test_outputs_that_are_on_their_way_still_leave(farm: Farm, machine: Path) ->
     assert (farm.outputs / "out.dat").exists()
 
 
+def test_a_shutdown_that_is_taken_back_lets_outputs_go_on(farm: Farm, machine: Path) -> None:
+    """The last call, 12 s later, is for nobody any more."""
+    job, pilot, out = in_stageout(farm, machine)
+    (machine / "shutdowntime").unlink()
+    pilot.wait_output("the leave-by time has moved: now in 8")  # a day
+    out.open()
+    assert pilot.wait() == 0
+    assert farm.final(job)["state"] == "finished"
+
+
 def test_outputs_that_do_not_leave_are_broken_off_for_log_and_report(farm: Farm, machine: Path) -> None:
     job, pilot, _ = in_stageout(farm, machine)
     assert pilot.wait() == 0
