@@ -5,10 +5,12 @@ They stay small however long a job runs: samples become fewer as they age, of no
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 from threading import RLock
-from typing import Any, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+
+if TYPE_CHECKING:
+    import sqlite3  # programs that use the transfers only do not load it
 
 _TIERS = ((600.0, 60.0), (7200.0, 300.0), (86400.0, 900.0))
 """(age of a sample in s, from then on one per so many s)."""
