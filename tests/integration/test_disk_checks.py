@@ -137,6 +137,16 @@ def test_workdirsize_leaves_inputs_and_outputs_out(farm: Farm) -> None:
     assert 200_000 <= int(metrics["workDirSize"]) < 205_000, metrics
 
 
+def test_space_is_watched_while_inputs_come(farm: Farm) -> None:
+    gate = farm.gate("copyin")
+    job = farm.submit_job("touch started", inputs=INPUTS)
+    pilot = farm.start_gated(settings={**CHECKS, "pilot.free_space_limit_running": "1000 TB"})
+    gate.reached()  # nobody opens it: the check breaks off the copy
+    pilot.wait()
+    diagnosis, _ = failed_by(farm, job, pilot, 1098)
+    assert "setting pilot.free_space_limit_running)" in diagnosis
+
+
 # --- mounts whose server has died -------------------------------------------------------------------------------------
 
 def heartbeats(farm: Farm, job: int) -> int:
