@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Optional, Sequence
 
-from pilot.util import cgroups
+from pilot.util import cgroups, procfs
 from pilot.util.oomkills import OomCount
 
 logger = logging.getLogger(__name__)
@@ -232,7 +232,10 @@ class ControlGroups:
         wanted = [word for word in _WANTED if word in _words(base / "cgroup.controllers")]
         missing = [word for word in wanted if word not in _words(base / "cgroup.subtree_control")]
         is_top = not (base / "cgroup.type").exists()
-        if missing and not is_top:
+        if missing and os.geteuid() == 0 and _strangers(base):
+            # root may write everywhere: that is no delegation of what others live in (cron's group, a session's)
+            logger.info("control groups without controllers: other processes than the pilot's live in %s", base)
+        elif missing and not is_top:
             self._controller = place / "controller"
             self._controller.mkdir()
             _move_all(base, self._controller)
@@ -262,6 +265,17 @@ def condor_version(environ: Mapping[str, str], root: Path = Path("/")) -> Option
     except OSError:
         return None
     return (int(found.group(1)), int(found.group(2)), int(found.group(3))) if found else None
+
+
+def _strangers(group: Path) -> set[int]:
+    """Return the processes in a group that are neither the pilot's descendants nor those that have led to it."""
+    table = procfs.scan()
+    ours = {info.pid for info in table.tree(os.getpid())}
+    pid = os.getpid()
+    while (info := table.get(pid)) is not None and info.ppid not in ours:
+        ours.add(info.ppid)
+        pid = info.ppid
+    return {int(word) for word in _words(group / "cgroup.procs")} - ours
 
 
 def _words(file: Path) -> list[str]:

@@ -130,6 +130,22 @@ def test_controllers_are_switched_on_and_processes_moved(tmp_path: Path, monkeyp
                            ("cgroup.subtree_control", "+cpu")]
 
 
+def test_root_moves_no_strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may write into cron's group, but the other jobs of cron are none of the pilot's business."""
+    relatives, stranger = [os.getppid(), os.getpid()], 2**22 + 1
+    cases = {tmp_path / "alone": relatives, tmp_path / "shared": [*relatives, stranger]}
+    for root, pids in cases.items():
+        (tree(root, "/cron.service") / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
+    written: list[str] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(Path, "mkdir", mkdir_as_the_kernel_does(Path.mkdir))
+    monkeypatch.setattr("pilot.payload.cgroup._write", lambda file, text: written.append(text) or "")
+    for root, pids in cases.items():
+        assert ControlGroups("a", {}, root).new() is not None
+        assert ("+memory" in written) is (stranger not in pids)
+        written.clear()
+
+
 def mkdir_as_the_kernel_does(real: object) -> object:
     """``mkdir`` that makes the files of a control group, too."""
     def mkdir(self: Path, *args: object, **how: object) -> None:
