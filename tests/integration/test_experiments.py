@@ -135,6 +135,8 @@ OF_THE_PILOT = {"sanity_check", "verify_proxy", "allow_timefloor"}
 """Called for no job: the pilot ends, the job stays at the server for the next one."""
 NOT_CALLED_HERE = {
     "verify_proxy",  # option -t
+    "cvmfs_tree",  # option -b
+    "pilot_proxy_role",  # a proxy whose attributes end soon
     "payload_proxy_role",  # user jobs with a proxy of their own
     "verifies_setup",  # commands with a set-up
 }
