@@ -128,7 +128,9 @@ class PayloadSection(Section):
     payloadstdout: str = _key("payload's standard output")
     payloadstderr: str = _key("payload's standard error")
     error_report: str = _key('a payload may write {"error_code": int, "error_diag": str} here')
-    control_groups: bool = _key("payloads run in control groups (version 2) of their own where the site lets the pilot")
+    control_groups: str = _key(
+        "control groups (version 2) of their own for payloads where the site lets the pilot; auto = where they account "
+        "for memory, always = without that, too", choices=("auto", "always", "never"))
     keep_core_dumps: bool = _key("core dumps of payloads stay in the log archive; in debug mode they always do")
 
 

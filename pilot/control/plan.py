@@ -164,7 +164,7 @@ def start_payload(ctx: PilotContext, plan: PayloadPlan) -> Child:
         return start_shell(ctx.supervisor, line, job.workdir, plan.environ,
                            (payload.payloadstdout, payload.payloadstderr),
                            append=plan.number > 0,  # the words of earlier turns stay
-                           grouped=payload.control_groups)
+                           grouped=payload.control_groups != "never")
     except OSError as exc:
         if exc.errno == errno.E2BIG:
             raise FileHandlingFailure(

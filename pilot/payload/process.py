@@ -64,13 +64,15 @@ class Supervisor:
     a process of a foreign session. Processes that share the pilot's session are left to whoever started them.
     """
 
-    def __init__(self, name: str = "", groups: Optional[ControlGroups] = None) -> None:
+    def __init__(self, name: str = "", groups: Optional[ControlGroups] = None, *, bare_groups: bool = True) -> None:
         """Nothing is started yet.
 
         Args:
             name: random word that begins the marker of every process started here.
             groups: makes the control groups of payloads; None: made when the first one is wanted.
+            bare_groups: those are also used where they do not account for memory.
         """
+        self._bare_groups = bare_groups
         self._groups = groups
         self.subreaper = False
         self._lock = threading.Lock()
@@ -149,7 +151,7 @@ class Supervisor:
         if self._groups is None:
             from pilot.payload.cgroup import ControlGroups
 
-            self._groups = ControlGroups(self._id, os.environ)
+            self._groups = ControlGroups(self._id, os.environ, bare=self._bare_groups)
         return self._groups.new()
 
     def children(self) -> list[Child]:

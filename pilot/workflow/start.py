@@ -77,7 +77,8 @@ def run(options: Options, settings: Settings) -> int:
     token = secrets.token_hex(8)
     ctx = PilotContext(
         options=options, settings=settings, environ=environ, launch_dir=launch_dir, home=home,
-        token=token, experiment=experiment, store=store, lock=lock, supervisor=Supervisor(token),
+        token=token, experiment=experiment, store=store, lock=lock,
+        supervisor=Supervisor(token, bare_groups=settings.payload.control_groups == "always"),
         node=NodeDescription(environ),
         batch=find_batch_system(environ), harvester=is_harvester_mode(options, environ),
         kubernetes="K8S_JOB_ID" in environ, started=started, pulse=Pulse(settings.monitor.suspension),

@@ -305,3 +305,21 @@ def test_groups_of_a_killed_pilot_are_removed_by_the_next(tmp_path: Path) -> Non
     group.remove()
     other.close()
     assert not group.directory.parent.exists()
+
+
+def test_groups_that_do_not_account_for_memory_are_not_worth_their_time(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    caplog.set_level("INFO")
+    own = tree(tmp_path, "/user.slice/pilot.scope", controllers="pids")
+    real = Path.mkdir
+
+    def mkdir(self: Path) -> None:
+        """As the kernel does: a new group has its files."""
+        real(self)
+        for name in ("cgroup.procs", "cgroup.subtree_control"):
+            (self / name).touch()
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert ControlGroups("abc", {}, tmp_path, bare=False).new() is None
+    assert f"no control groups for payloads: {own} does not account for memory" in caplog.text
+    assert ControlGroups("abd", {}, tmp_path).new() is not None
