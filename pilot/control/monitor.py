@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_METRICS_PATIENCE = 10.0
+"""s after which an update goes out without metrics."""
 _FIRST_LOOKS = (1.0, 5.0, 20.0)
 """s after the payload's start; later ones come with the samples of its CPU time."""
 
@@ -66,6 +69,8 @@ class Watch:
     job: Job
     view: Job
     checks: Optional[CheckDesk] = None
+    metrics: Lane = field(default_factory=lambda: Lane("metrics", _METRICS_PATIENCE))
+    """Makes updates, whose metrics come from files of the job."""
     meter: CpuMeter = field(default_factory=CpuMeter)
     child: Optional[Child] = None
     company: Optional[Company] = None
@@ -192,8 +197,7 @@ class MonitorComponent(Component):
         self._send_heartbeat(watch)
 
     def _send_heartbeat(self, watch: Watch) -> None:
-        message = heartbeat_message(self.ctx, watch.view, "running", stdout=self._debug_stdout(watch))
-        self.ctx.reporter.post(watch.job.jobid, message, final=False)
+        self._send_running(watch)
         track = self.ctx.road.track(watch.job.jobid)
         stage = track.state.stage.value if track is not None else "leaving"
         silence = time.monotonic() - self.ctx.reporter.last_success
@@ -202,6 +206,25 @@ class MonitorComponent(Component):
                          watch.job.jobid, silence)
         # this line also tells the wrapper that the pilot is alive: it looks at the log's modification time
         logger.info("job %s: %s, CPU time %.0f s", watch.job.jobid, stage, watch.view.cpu_seconds)
+
+    def _send_running(self, watch: Watch) -> None:
+        """Send an update, with the job's metrics unless the files that they are made from hang."""
+        job_id, view, stdout = watch.job.jobid, copy.copy(watch.view), self._debug_stdout(watch)
+        unsent = threading.Lock()
+
+        def send(*, metrics: bool) -> None:
+            message = heartbeat_message(self.ctx, view, "running", stdout=stdout, metrics=metrics)
+            if unsent.acquire(blocking=False):
+                self.ctx.reporter.post(job_id, message, final=False)
+
+        def late() -> None:
+            if not unsent.locked():
+                send(metrics=False)
+
+        if watch.metrics.ask("the metrics of the job", lambda: send(metrics=True)):
+            self._timers.after(_METRICS_PATIENCE, f"{job_id}:metrics", late)
+        else:
+            late()
 
     # --- the payload --------------------------------------------------------------------------------------------------
 
@@ -215,8 +238,7 @@ class MonitorComponent(Component):
         watch.view = copy.copy(job)
         watch.meter, watch.cpu_before = CpuMeter(), job.cpu_seconds
         if is_first:  # not in each turn of a job that has many
-            update = heartbeat_message(self.ctx, watch.view, "running", stdout=self._debug_stdout(watch))
-            self.ctx.reporter.post(job.jobid, update, final=False)
+            self._send_running(watch)
         if watch.checks is not None:
             watch.checks.payload_started(started.child.started, started.child.pid)
             self._limits.payload_started(job, started.child.started)

@@ -70,10 +70,13 @@ def _transfer_metrics(ctx: PilotContext, job: Job) -> str:
     return " ".join([*words, f"transferKey={job.jobid}.{job.attemptnr}"])
 
 
-def heartbeat_message(ctx: PilotContext, job: Job, state: State, *, stdout: str = "") -> Mapping[str, object]:
-    """Return a heartbeat (``starting`` or ``running``)."""
+def heartbeat_message(
+    ctx: PilotContext, job: Job, state: State, *, stdout: str = "", metrics: bool = True
+) -> Mapping[str, object]:
+    """Return a heartbeat (``starting`` or ``running``); ``metrics`` are made from files in the job's directory, which
+    may hang."""
     return build_update(job, state, report_environment(ctx, job), time.time(),
-                        job_metrics=_metrics(ctx, job, final=False), stdout=stdout)
+                        job_metrics=_metrics(ctx, job, final=False) if metrics else "", stdout=stdout)
 
 
 def final_message(ctx: PilotContext, job: Job, finished: bool) -> Mapping[str, object]:
