@@ -16,11 +16,11 @@ from pilot.util.cancel import CancelToken
 from pilot.util.helper import HelperPool
 
 if TYPE_CHECKING:
-    from pilot.control.blackhole import BlackHole
     from pilot.control.instructions import Instructions
     from pilot.control.road import Road
     from pilot.control.shutdown import Shutdown
     from pilot.control.traces import Transfers
+    from pilot.control.watch.blackhole import BlackHole
     from pilot.info.infoservice import InfoService
     from pilot.info.queuedata import QueueData
     from pilot.info.resourcetypes import ResourceTypes

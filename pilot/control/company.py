@@ -21,9 +21,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Callable, Optional, Union
 
 from pilot.common.exception import PilotException
-from pilot.control.lane import Lane
 from pilot.control.memorymonitor import MEMORY_MONITOR, MemoryMonitor
 from pilot.control.utilities import stop_grace, tell_experiment
+from pilot.control.watch.lane import Lane
 from pilot.info.payloadtask import Moment, PayloadTask, UtilityCommand
 from pilot.payload.killer import send
 from pilot.payload.utilities import (
@@ -38,8 +38,8 @@ from pilot.payload.utilities import (
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
-    from pilot.control.memoryguard import MemoryGuard
     from pilot.control.plan import PayloadPlan
+    from pilot.control.watch.memoryguard import MemoryGuard
     from pilot.info.memory import MemoryUse
     from pilot.monitoring.sampler import Reading
     from pilot.payload.child import Child

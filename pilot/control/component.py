@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class Component:
     """Base of the components. Subclasses implement ``handle``; an exception there ends the message, not the thread.
 
-    What a component does now is a step with a deadline (:meth:`say`); the watchdog (``control/watchdog.py``) looks.
+    What a component does now is a step with a deadline (:meth:`say`); ``control/watch/watchdog.py`` looks.
     """
 
     name = "component"

@@ -175,7 +175,7 @@ class StageOutLane(Component):
         if track is not None and track.desk is not None:
             job.workdir_size = track.desk.own_size()
         if not message.outputs:
-            from pilot.control.makeroom import make_room
+            from pilot.control.watch.makeroom import make_room
 
             make_room(self.ctx, job)
         job.timing.mark("stageout")

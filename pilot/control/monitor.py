@@ -12,11 +12,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Sequence
 
-from pilot.control.checkdesk import FIRST_SIZE_LOOK, CheckDesk
-from pilot.control.checklist import keepers
 from pilot.control.component import Component
 from pilot.control.debugmode import DebugDesk
-from pilot.control.lane import Lane
 from pilot.control.lifecycle import Event, Stage
 from pilot.control.messages import (
     CheckFailed,
@@ -33,8 +30,11 @@ from pilot.control.messages import (
 )
 from pilot.control.realtime import RealtimeLogs
 from pilot.control.reports import heartbeat_message
-from pilot.control.timelimits import TimeLimits
 from pilot.control.timers import Timers
+from pilot.control.watch.checkdesk import FIRST_SIZE_LOOK, CheckDesk
+from pilot.control.watch.checklist import keepers
+from pilot.control.watch.lane import Lane
+from pilot.control.watch.timelimits import TimeLimits
 from pilot.info.job import Job
 from pilot.monitoring.checks import Ends, Keeper, Look
 from pilot.monitoring.cpu import CpuMeter

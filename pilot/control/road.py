@@ -28,8 +28,8 @@ from pilot.util.cancel import CancelToken
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
-    from pilot.control.checkdesk import CheckDesk
     from pilot.control.component import Component
+    from pilot.control.watch.checkdesk import CheckDesk
     from pilot.payload.utilities import Running
 
 logger = logging.getLogger(__name__)

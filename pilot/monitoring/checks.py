@@ -6,8 +6,8 @@
     one walk, one statvfs ► FileLook ─► FileCheck, FileCheck, ...           in the lane of the job's files: may hang
 
 Checks measure nothing that another one has measured already. They know nothing of threads and queues: who calls
-them, and what a breach leads to, is written in ``control/checkdesk.py``; which checks a job has in
-``control/checklist.py``.
+them, and what a breach leads to, is written in ``control/watch/checkdesk.py``; which checks a job has in
+``control/watch/checklist.py``.
 """
 
 from __future__ import annotations

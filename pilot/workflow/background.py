@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
 from pilot.common.exception import PilotException
-from pilot.control.leavetime import ask_slurm, token_renewal_wanted
+from pilot.control.watch.leavetime import ask_slurm, token_renewal_wanted
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext

@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pilot.common.exception import PilotException
-from pilot.control.blackhole import BlackHole
 from pilot.control.data import StageInLane, StageOutLane
 from pilot.control.fetch import JobFetcher
 from pilot.control.job import JobComponent
@@ -22,7 +21,8 @@ from pilot.control.payload import PayloadComponent
 from pilot.control.road import Road
 from pilot.control.shutdown import SignalArrived, WorkDone
 from pilot.control.traces import Transfers
-from pilot.control.watchdog import STUCK, Watchdog, ask_bounded
+from pilot.control.watch.blackhole import BlackHole
+from pilot.control.watch.watchdog import STUCK, Watchdog, ask_bounded
 from pilot.panda.commands import Commands
 from pilot.panda.outbox import FileReporter, Outbox
 

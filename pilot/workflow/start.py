@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Optional
 from pilot.common.errorcodes import message_of, process_exit_code, shell_exit_code
 from pilot.common.exception import MKDirFailure, PilotException
 from pilot.context import PilotContext
-from pilot.control.leavetime import begin_leave_by
 from pilot.control.shutdown import Shutdown, SignalArrived
+from pilot.control.watch.leavetime import begin_leave_by
 from pilot.info.config import SourceConfig
 from pilot.info.infoservice import InfoService
 from pilot.info.queuedata import QueueData

@@ -8,8 +8,8 @@ from typing import Any, List, Tuple
 import pytest
 
 from pilot.common.errors import JobError
-from pilot.control.blackhole import BlackHole, node_caused
 from pilot.control.shutdown import StopReason
+from pilot.control.watch.blackhole import BlackHole, node_caused
 from pilot.info.job import Job
 
 

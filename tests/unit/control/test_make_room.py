@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pilot.control.makeroom import make_room
+from pilot.control.watch.makeroom import make_room
 from pilot.info.filespec import FileSpec
 from pilot.info.job import Job
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pilot.control.memoryguard import MemoryGuard
+from pilot.control.watch.memoryguard import MemoryGuard
 from pilot.info.job import Job
 from pilot.info.queuedata import QueueData
 from pilot.monitoring.checks import Blind

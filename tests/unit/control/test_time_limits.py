@@ -7,10 +7,10 @@ from typing import Any, List, Tuple
 
 import pytest
 
-from pilot.control import timelimits
 from pilot.control.lifecycle import Event, JobState, Stage
-from pilot.control.timelimits import TimeLimits
 from pilot.control.timers import Timers
+from pilot.control.watch import timelimits
+from pilot.control.watch.timelimits import TimeLimits
 from pilot.info.job import Job
 from pilot.monitoring.leaveby import End, LeaveBy
 from pilot.util.cancel import CancelToken

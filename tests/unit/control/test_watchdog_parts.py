@@ -13,7 +13,7 @@ from pilot.control.component import Component
 from pilot.control.data import coming_on
 from pilot.control.lifecycle import JobState, Stage
 from pilot.control.road import Road, Track
-from pilot.control.watchdog import stacks
+from pilot.control.watch.watchdog import stacks
 from pilot.info.job import Job
 from pilot.panda.outbox import Outbox
 from pilot.payload.process import Supervisor
@@ -138,7 +138,7 @@ def test_a_thread_that_was_quick_after_all_gives_the_next_message_back(ctx: Any)
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.DONE])
 def test_a_job_is_taken_over_in_the_stages_of_the_stuck_component_only(ctx: Any, stage: Stage) -> None:
-    from pilot.control.watchdog import _STAGES
+    from pilot.control.watch.watchdog import _STAGES
 
     for stages in _STAGES.values():
         posted: List[object] = []

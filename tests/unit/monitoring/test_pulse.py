@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pilot.control.heartbeatfile import HeartbeatFile
+from pilot.control.watch.heartbeatfile import HeartbeatFile
 from pilot.monitoring import killfile
 from pilot.monitoring.checks import Ends, FileLook
 from pilot.monitoring.killfile import KillFileCheck

@@ -34,7 +34,7 @@ def make_room(ctx: PilotContext, job: Job) -> None:
     """
     if not any(code in job.errors for code in DISK_CODES) or not job.workdir.name or job.keep_workdir:
         return
-    from pilot.control.diskchecks import input_names, is_stdout
+    from pilot.control.watch.diskchecks import input_names, is_stdout
 
     limit = ctx.settings.pilot.local_size_limit_stdout * 1024
     try:

@@ -16,9 +16,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Callable, Optional, Sequence, TypeVar, Union
 
-from pilot.control.checklist import file_checks, process_checks, workdir_tracker
-from pilot.control.lane import Lane
 from pilot.control.messages import CheckFailed
+from pilot.control.watch.checklist import file_checks, process_checks, workdir_tracker
+from pilot.control.watch.lane import Lane
 from pilot.monitoring.checks import Blind, Breach, FileCheck, FileLook, Look, ProcessCheck
 from pilot.util.bounded import TookTooLong, bounded
 from pilot.util.cancel import CancelledError, CancelToken
@@ -26,7 +26,7 @@ from pilot.util.space import directory_size, free_space, pod_storage_limit, size
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
-    from pilot.control.memoryguard import MemoryGuard
+    from pilot.control.watch.memoryguard import MemoryGuard
     from pilot.info.job import Job
     from pilot.monitoring.workdir import WorkdirTracker, WorkdirView
 
@@ -79,7 +79,7 @@ class CheckDesk:
     def guard(self) -> MemoryGuard:
         """The job's memory limit; from the monitor's thread."""
         if self._guard is None:
-            from pilot.control.memoryguard import MemoryGuard  # payloads that end at once need none
+            from pilot.control.watch.memoryguard import MemoryGuard  # payloads that end at once need none
 
             self._guard = MemoryGuard(self._ctx, self._job)
         return self._guard

@@ -25,11 +25,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pilot.common.errorcodes import process_exit_code
-from pilot.control.checklist import is_wanted
 from pilot.control.lifecycle import Event, Stage
 from pilot.control.messages import DeadlineSet, LookAround, NoMoreJobs, PayloadEnded
 from pilot.control.shutdown import StopReason
 from pilot.control.utilities import stop_grace
+from pilot.control.watch.checklist import is_wanted
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext

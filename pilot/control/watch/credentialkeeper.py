@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from pilot.common.exception import PilotException
-from pilot.control.leavetime import moved, reread
 from pilot.control.lifecycle import Event, Stage
+from pilot.control.watch.leavetime import moved, reread
 from pilot.monitoring.checks import Keeper
 from pilot.panda.credentials import store_user_proxy, token_expiry, write_secret
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pilot.control.heartbeatfile import HeartbeatFile
+from pilot.control.watch.heartbeatfile import HeartbeatFile
 
 if TYPE_CHECKING:
     from pilot.context import PilotContext
-    from pilot.control.memoryguard import MemoryGuard
+    from pilot.control.watch.memoryguard import MemoryGuard
     from pilot.info.job import Job
     from pilot.monitoring.checks import FileCheck, Keeper, ProcessCheck
     from pilot.monitoring.workdir import WorkdirTracker
@@ -28,8 +28,8 @@ def process_checks(ctx: PilotContext, job: Job, guard: MemoryGuard) -> list[Proc
 
 def file_checks(ctx: PilotContext, job: Job) -> list[FileCheck]:
     """Return the checks of the job's files, made before the first look at them: they may import what is rare."""
-    from pilot.control.diskchecks import disk_checks
-    from pilot.control.loopingcase import LoopingCase
+    from pilot.control.watch.diskchecks import disk_checks
+    from pilot.control.watch.loopingcase import LoopingCase
     from pilot.monitoring.killfile import KillFileCheck
 
     pilot = ctx.settings.pilot
@@ -43,16 +43,16 @@ def file_checks(ctx: PilotContext, job: Job) -> list[FileCheck]:
 
 def workdir_tracker(ctx: PilotContext, job: Job) -> WorkdirTracker:
     """Return what follows the job's directory; which files are signs of life is said here."""
-    from pilot.control import diskchecks
-    from pilot.control.loopingcase import job_signs
+    from pilot.control.watch import diskchecks
+    from pilot.control.watch.loopingcase import job_signs
 
     return diskchecks.workdir_tracker(ctx, job, counts=job_signs(ctx, job))
 
 
 def keepers(ctx: PilotContext) -> list[Keeper]:
     """Return what the pilot looks after, made at its start; setting ``pilot.checks`` may name some of them."""
-    from pilot.control.credentialkeeper import CredentialKeeper, has_credentials
-    from pilot.control.leavetime import LeaveByKeeper, may_change
+    from pilot.control.watch.credentialkeeper import CredentialKeeper, has_credentials
+    from pilot.control.watch.leavetime import LeaveByKeeper, may_change
 
     pilot = ctx.settings.pilot
     found: list[Keeper] = [
