@@ -7,10 +7,10 @@ OTHER_PYTHONS := 3.9 3.13
 RUNNER := 'pytest-xdist>=3' 'pytest-rerunfailures>=13'
 PYTEST := -m pytest --durations=5
 # These ask about servers, tools and sizes, not about Python: on this machine's Python only.
-ONCE := $(wildcard tests/integration/test_crowd.py \
+ONCE := $(wildcard $(foreach name,crowd leaving running_proxies node_check,tests/integration/test_$(name).py) \
 	$(foreach name,gfal gs objectstore volume rucio payload_runtimes payload_proxy gdb grid_up demo_grid testbed,tests/grid/test_$(name).py))
-# Tests that run at the same time.
-JOBS ?= 2
+# Tests that run at the same time: most of them wait for processes and clocks.
+JOBS ?= $(shell expr $$(nproc) + 1)
 DEPENDENCIES := pyproject.toml tools/requirements.py tools/make_venv.sh
 
 .DEFAULT_GOAL := help
