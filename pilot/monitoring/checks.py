@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import TYPE_CHECKING, Generic, NamedTuple, Optional, TypeVar
 
 if TYPE_CHECKING:
     from pilot.info.memory import MemoryUse
@@ -82,16 +82,19 @@ class Blind(Exception):
     """A check cannot measure; the text says why. The job goes on; log, status and report say so."""
 
 
-class ProcessCheck:
-    """Base of the checks of processes. ``name`` is unique within a job."""
+Seen = TypeVar("Seen", Look, FileLook)
+
+
+class Check(Generic[Seen]):
+    """Base of the checks. ``name`` is unique within a job."""
 
     name = ""
     period = 60.0
-    """s between two looks at least; 0 = at each sample."""
+    """s between two looks at least; 0 = at each one."""
     evidence_time = 60.0
     """s that evidence may take before the payload is ended all the same."""
 
-    def look(self, look: Look) -> Optional[Breach]:
+    def look(self, look: Seen) -> Optional[Breach]:
         """Return the breach, None while all is well.
 
         Raises:
@@ -104,25 +107,12 @@ class ProcessCheck:
         understand the breach into the log. Trouble here changes nothing of the verdict."""
 
 
-class FileCheck:
-    """Base of the checks of files. ``name`` is unique within a job."""
+class ProcessCheck(Check[Look]):
+    """Base of the checks of processes."""
 
-    name = ""
-    period = 60.0
-    """s between two looks at least."""
-    evidence_time = 60.0
-    """s that evidence may take before the payload is ended all the same."""
 
-    def look(self, look: FileLook) -> Optional[Breach]:
-        """Return the breach, None while all is well.
-
-        Raises:
-            Blind: it cannot be told.
-        """
-        raise NotImplementedError
-
-    def evidence(self, breach: Breach) -> None:
-        """See ``ProcessCheck.evidence``."""
+class FileCheck(Check[FileLook]):
+    """Base of the checks of files."""
 
 
 class Keeper:
