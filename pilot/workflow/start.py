@@ -36,6 +36,7 @@ from pilot.payload.process import Supervisor
 from pilot.settings import Settings
 from pilot.store.pilotdb import DATABASE_NAME, OwnerLock, PilotDB
 from pilot.user import load_experiment
+from pilot.util.bounded import TookTooLong, bounded
 from pilot.util.cancel import CancelledError
 from pilot.util.fetch import fetch
 from pilot.util.helper import HelperPool
@@ -232,14 +233,28 @@ def _connect(ctx: PilotContext) -> None:
     else:
         logger.info("server updates are off (-z or pilot.pandajob: fake): updates go to %s",
                     settings.pilot.heartbeat_message)
-    source = SourceConfig.from_settings(settings, options=options, environ=ctx.environ, pilot_home=ctx.home,
-                                        launch_dir=ctx.launch_dir)
-    fetcher = partial(fetch, headers={"User-Agent": user_agent(PILOT_VERSION)}, verify=ctx.verify_tls())
-    ctx.info = InfoService(source, fetcher=fetcher, token=ctx.lookups)
     ctx.queue = _load_queue(ctx)
     ctx.store.set_server(ctx.token, options.queue, base_url)
     _apply_queue(ctx)
     look_at_node(ctx)
+
+
+def _information(ctx: PilotContext) -> InfoService:
+    """Return the service that describes queues and storage.
+
+    Raises:
+        PilotException: 1318, the directory of CA certificates hangs (it is often on CVMFS).
+    """
+    limit = ctx.settings.limits.node_check_time
+    try:
+        verify = bounded(ctx.verify_tls, limit, ctx.lookups, "ca-directory")
+    except TookTooLong as exc:
+        raise PilotException(f"the CA certificates cannot be looked at, {exc}: does the file system of --capath, "
+                             "X509_CERT_DIR or /etc/grid-security/certificates hang?", code=1318) from exc
+    source = SourceConfig.from_settings(ctx.settings, options=ctx.options, environ=ctx.environ, pilot_home=ctx.home,
+                                        launch_dir=ctx.launch_dir)
+    fetcher = partial(fetch, headers={"User-Agent": user_agent(PILOT_VERSION)}, verify=verify)
+    return InfoService(source, fetcher=fetcher, token=ctx.lookups)
 
 
 def _load_queue(ctx: PilotContext) -> QueueData:
@@ -253,6 +268,7 @@ def _load_queue(ctx: PilotContext) -> QueueData:
 
     def load() -> None:
         try:
+            ctx.info = _information(ctx)
             queue = ctx.info.load_queue(ctx.options.queue)
             refusal = queue.refusal()
             if refusal is not None:

@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterator
 
 import pytest
 from datedserver import DatedServer
+from deadmount import SilentMount
 from harness import QUEUE, Farm
 
 from pilot.control.condor import quoted
@@ -191,3 +192,26 @@ def test_each_kind_of_gpu_is_sent_and_the_files_are_written(farm: Farm, tmp_path
     assert json.loads((tmp_path / "workernode_map.json").read_text())["panda_queue"] == QUEUE
     gpu = json.loads((tmp_path / "gpu_map.json").read_text())
     assert (gpu["model"], gpu["count"], gpu["architecture"]) == ("NVIDIA A100-SXM4-80GB", 2, "Ampere")
+
+
+@pytest.mark.parametrize("signal", ["", "SIGTERM"])
+def test_certificates_on_a_mount_that_hangs_end_the_pilot(farm: Farm, tmp_path: Path, signal: str) -> None:
+    place = tmp_path / "silent"
+    place.mkdir()
+    job = farm.submit_job()
+    try:
+        mount = SilentMount(place)
+    except PermissionError as exc:
+        pytest.skip(f"no right to mount here: {exc}")
+    try:
+        pilot = farm.start_pilot(env={"X509_CERT_DIR": str(place / "certificates")},
+                                 settings={"limits.node_check_time": 600 if signal else 1})
+        if signal:
+            pilot.wait_output("PanDA server: ")  # what comes next hangs
+            pilot.send(signal)
+        code = pilot.wait()
+    finally:
+        mount.close()
+    assert code == (143 if signal else 79)
+    assert signal or "the CA certificates cannot be looked at, no answer within 1 s" in pilot.output
+    assert farm.state(job) == "activated"
