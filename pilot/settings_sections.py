@@ -276,7 +276,8 @@ class LimitsSection(Section):
     reserve_space: int = _key("free local space kept beyond inputs and expected outputs", "bytes", minimum=0)
     cvmfs_time: float = _key("that the look at CVMFS before the first job may take", "s", minimum=1)
     clock_offset: float = _key("between this node's clock and the server's before the log warns", "s", minimum=1)
-    node_check_time: float = _key("that each check of --check may take, and the look for CA certificates at start", "s", minimum=1)
+    node_check_time: float = _key(
+        "that each check of --check may take, and the look for CA certificates at start", "s", minimum=1)
     leave_margin: float = _key(
         "kept before the end of the slot for outputs, log and report; in short slots a tenth", "s", minimum=0)
     leave_by_check: float = _key("between looks at what may end the slot (shutdowns, proxies)", "s", minimum=1)
