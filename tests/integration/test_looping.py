@@ -78,7 +78,8 @@ def test_the_pilots_own_files_reset_no_clock(farm: Farm) -> None:
 
 def test_a_busy_loop_is_ended_later(farm: Farm) -> None:
     job = farm.submit_job("while :; do :; done")
-    run(farm, job, settings={"monitor.gdb_time": 0, "limits.looping_cpu_stretch": 2})
+    # time enough for some samples of its CPU time before the plain limit, on a busy machine, too
+    run(farm, job, settings={"monitor.gdb_time": 0, "limits.looping_cpu_stretch": 2, "limits.looping_production": 6})
     assert "x 2.0 as CPU is used" in assert_looping(farm, job)
 
 
