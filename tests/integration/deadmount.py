@@ -13,12 +13,26 @@ import os
 import struct
 import threading
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Tuple
 
 _LOOKUP, _FORGET, _GETATTR, _OPEN, _READ, _STATFS, _RELEASE, _FLUSH = 1, 2, 3, 14, 15, 17, 18, 25
 _INIT, _INTERRUPT, _DESTROY, _BATCH_FORGET = 26, 36, 38, 42
 _HEADER = struct.Struct("<IIQQIIII")
 _MNT_DETACH = 2
+
+
+def _mounted(place: Path, name: bytes) -> Tuple[ctypes.CDLL, int]:
+    """Mount a FUSE file system over ``place``; returns the C library and the server's descriptor."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as exc:
+        raise PermissionError(f"/dev/fuse: {exc.strerror}") from exc
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other"
+    if libc.mount(name, os.fsencode(place), b"fuse", 0, options.encode()):
+        os.close(device)
+        raise PermissionError(f"mount: {os.strerror(ctypes.get_errno())}")
+    return libc, device
 
 
 class DeadMount:
@@ -34,15 +48,7 @@ class DeadMount:
         self.reads = threading.Event()
         self._closed = False
         self._unanswered: List[int] = []
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        try:
-            self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        except OSError as exc:
-            raise PermissionError(f"/dev/fuse: {exc.strerror}") from exc
-        options = f"fd={self._device},rootmode=40000,user_id=0,group_id=0,allow_other"
-        if self._libc.mount(b"dead", os.fsencode(place), b"fuse", 0, options.encode()):
-            os.close(self._device)
-            raise PermissionError(f"mount: {os.strerror(ctypes.get_errno())}")
+        self._libc, self._device = _mounted(place, b"dead")
         self._thread = threading.Thread(target=self._serve, name="dead mount", daemon=True)
         self._thread.start()
         self._connection = Path(f"/sys/fs/fuse/connections/{os.minor(place.stat().st_dev)}")
@@ -111,15 +117,7 @@ class SilentMount:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        try:
-            self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        except OSError as exc:
-            raise PermissionError(f"/dev/fuse: {exc.strerror}") from exc
-        options = f"fd={self._device},rootmode=40000,user_id=0,group_id=0,allow_other"
-        if self._libc.mount(b"silent", os.fsencode(place), b"fuse", 0, options.encode()):
-            os.close(self._device)
-            raise PermissionError(f"mount: {os.strerror(ctypes.get_errno())}")
+        self._libc, self._device = _mounted(place, b"silent")
 
     def close(self) -> None:
         """Unmount; whoever still waits gets an error, since the last descriptor of the server is closed."""
