@@ -11,6 +11,7 @@ from pathlib import Path
 from pilot.monitoring.checks import Keeper
 from pilot.monitoring.pulse import Pulse
 from pilot.util.copying import placed
+from pilot.util.logs import touch_log
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,13 @@ class HeartbeatFile(Keeper):
         self._failed = False
 
     def look(self) -> None:
-        """Write it; a disk that refuses is worth one line."""
+        """Write it; a disk that refuses is worth one line.
+
+        The log's time is renewed, too: the wrapper ends a pilot whose log has not changed for an hour, and one that
+        waits for a message, or whose job the server has closed, is quiet.
+        """
         self._pulse.beat()
+        touch_log()
         try:
             with placed(self.path) as part:
                 descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)

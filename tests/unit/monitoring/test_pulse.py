@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -139,3 +140,22 @@ def test_a_long_start_is_no_suspension() -> None:
     pulse.begin()
     clocks.go(10)
     assert pulse.beat() == (0.0, 0.0)
+
+
+def test_a_quiet_pilot_keeps_its_log_young(tmp_path: Path) -> None:
+    """The wrapper ends a pilot whose log is an hour old."""
+    from pilot.util import logs
+
+    log, root = tmp_path / "pilotlog.txt", logging.getLogger()
+    level, raising, others = root.level, logging.raiseExceptions, list(root.handlers)
+    logs.setup_logging(log, stdout=False)
+    try:
+        os.utime(log, (1, 1))
+        HeartbeatFile(tmp_path / "hb.json", Clocks().pulse(), 60).look()
+        assert log.stat().st_mtime > 1
+    finally:
+        for handler in [item for item in root.handlers if item not in others]:
+            root.removeHandler(handler)
+            handler.close()
+        root.setLevel(level)
+        logging.raiseExceptions = raising
